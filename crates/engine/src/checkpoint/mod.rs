@@ -1,0 +1,3 @@
+//! Base models on disk.
+
+pub mod header;

@@ -1,0 +1,235 @@
+//! What is asked of the engine, and what comes back: plain data.
+
+use std::{ops::ControlFlow, path::PathBuf};
+
+use candle_core::Tensor;
+
+use crate::{
+    Error, PatchReport, Result,
+    sample::{Sampler, schedule::Schedule},
+};
+
+/// The longest side of a picture, in pixels. Attention in the VAE grows with the fourth power of it.
+pub const MAX_SIDE: u32 = 4096;
+
+/// One picture, completely described. Nothing that changes the picture lives anywhere else.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// A diffusers folder or a single `.safetensors` file.
+    pub checkpoint: PathBuf,
+    /// A VAE to use instead of the checkpoint's own, in either layout.
+    pub vae: Option<PathBuf>,
+    /// The stack. Its order changes nothing.
+    pub adapters: Vec<AdapterUse>,
+    /// The text, with emphasis and `BREAK`; adapter tags have been taken out by the caller.
+    pub prompt: String,
+    /// The text of what to avoid; without effect at guidance 1.
+    pub negative_prompt: String,
+    /// 1 takes the text encoder's last layer, 2 the last but one, and so on.
+    pub clip_skip: u32,
+    /// Pixels, a multiple of 8.
+    pub width: u32,
+    /// Pixels, a multiple of 8.
+    pub height: u32,
+    /// How to walk down the sigmas.
+    pub sampler: &'static Sampler,
+    /// Which sigmas.
+    pub schedule: &'static Schedule,
+    /// Steps of the full schedule; img2img runs its end.
+    pub steps: u32,
+    /// Classifier-free guidance; 1 turns it off and halves the work.
+    pub guidance_scale: f64,
+    /// Up to 2^53 - 1; see [`Noise`](crate::noise::Noise) for how many bits each generator uses.
+    pub seed: u64,
+    /// Whose random numbers.
+    pub rng: Rng,
+    /// First noise to use instead of the generator's, `(1, 4, height / 8, width / 8)`, unit variance.
+    pub noise: Option<Tensor>,
+    /// How weights and activations are stored; arithmetic is f32.
+    pub precision: Precision,
+    /// Start from a picture instead of from noise alone.
+    pub init: Option<InitImage>,
+}
+
+/// One adapter of the stack.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterUse {
+    /// A `.safetensors` file, or a PEFT folder.
+    pub path: PathBuf,
+    /// How much of it acts on the UNet; 0 is exactly nothing, negative is allowed.
+    pub unet_weight: f64,
+    /// How much of it acts on the text encoder.
+    pub text_encoder_weight: f64,
+}
+
+/// The picture that img2img starts from.
+#[derive(Debug, Clone)]
+pub struct InitImage {
+    /// Exactly `width × height` pixels of the request.
+    pub image: Image,
+    /// The part of the schedule that is run, `0..=1`; 0 gives the decoded input back.
+    pub denoising_strength: f64,
+}
+
+/// Whose random numbers the noise is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rng {
+    /// PyTorch's generator on the CPU (Mersenne Twister), bit for bit.
+    TorchCpu,
+    /// The Philox numbers that PyTorch makes on a CUDA device.
+    Nv,
+}
+
+/// How weights and activations are stored. Arithmetic is f32 in each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// 32-bit floats.
+    F32,
+    /// bfloat16: the range of f32, 8 bits of precision.
+    Bf16,
+    /// IEEE half precision: 11 bits of precision, at most 65,504.
+    F16,
+}
+
+/// An 8-bit RGB picture, rows from the top, three bytes a pixel.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Pixels per row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// `width * height * 3` bytes.
+    pub pixels: Vec<u8>,
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Image({} × {})", self.width, self.height)
+    }
+}
+
+/// What the engine is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Reading the base model.
+    Load,
+    /// Applying the adapter stack.
+    Patch,
+    /// Encoding the prompts (and the picture of img2img).
+    Encode,
+    /// Calling the UNet.
+    Sample,
+    /// Decoding the latents.
+    Decode,
+}
+
+/// Where a generation is. Each phase is announced once with `done` = 0 before its work starts.
+#[derive(Debug)]
+pub struct Progress<'a> {
+    /// What the engine is doing.
+    pub phase: Phase,
+    /// Units of work done in this phase: tensors, prompts, UNet calls.
+    pub done: usize,
+    /// Units of work in this phase.
+    pub total: usize,
+    /// Sampler steps begun so far (some samplers call the UNet twice a step); 0 in other phases.
+    pub step: usize,
+    /// The estimate of the clean latents `(1, 4, h, w)` after a UNet call;
+    /// [`preview`](crate::preview) makes a small picture of it.
+    pub denoised: Option<&'a Tensor>,
+}
+
+/// Called after every unit of work. `Break` ends the generation with [`Error::Cancelled`].
+pub type Watch<'a> = dyn FnMut(Progress<'_>) -> ControlFlow<()> + Send + 'a;
+
+/// A finished picture and what led to it.
+#[derive(Debug)]
+pub struct Output {
+    /// The picture.
+    pub image: Image,
+    /// What each adapter did.
+    pub patches: PatchReport,
+    /// The sampler's last output, `(1, 4, h, w)`, before the division by the VAE's scaling factor.
+    pub latents: Tensor,
+    /// What the text encoder made of the prompts.
+    pub conditioning: Conditioning,
+    /// What the person should know, as sentences: "the VAE overflowed in f16 and ran again in f32".
+    pub warnings: Vec<String>,
+}
+
+/// The prompts as encoded, before their lengths are brought together.
+#[derive(Debug, Clone)]
+pub struct Conditioning {
+    /// `(1, 77 n, width)`.
+    pub cond: Tensor,
+    /// `(1, 77 m, width)`.
+    pub uncond: Tensor,
+}
+
+impl Request {
+    /// Checks every value before any file is opened or any memory is taken.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] names the first value that cannot be used, and what it may be.
+    pub fn check(&self) -> Result<()> {
+        let invalid = |field, found: String, rule: &str| {
+            Err(Error::InvalidRequest { field, found, rule: rule.to_owned() })
+        };
+        for (field, side) in [("width", self.width), ("height", self.height)] {
+            if side < 8 || side > MAX_SIDE || side % 8 != 0 {
+                return Err(Error::InvalidRequest {
+                    field,
+                    found: side.to_string(),
+                    rule: format!("it must be a multiple of 8 from 8 to {MAX_SIDE}"),
+                });
+            }
+        }
+        if !(1..=1000).contains(&self.steps) {
+            return invalid("steps", self.steps.to_string(), "it must be from 1 to 1000");
+        }
+        if self.clip_skip == 0 {
+            return invalid("clip skip", "0".into(), "1 is the text encoder's last layer");
+        }
+        if !self.guidance_scale.is_finite() {
+            return invalid("guidance", self.guidance_scale.to_string(), "it must be a number");
+        }
+        if self.seed >= 1 << 53 {
+            return invalid("seed", self.seed.to_string(), "it must be below 2^53");
+        }
+        for adapter in &self.adapters {
+            for weight in [adapter.unet_weight, adapter.text_encoder_weight] {
+                if !weight.is_finite() {
+                    return invalid(
+                        "the weight of an adapter",
+                        format!("{weight} (`{}`)", adapter.path.display()),
+                        "it must be a number",
+                    );
+                }
+            }
+        }
+        let latent_shape = [1, 4, self.height as usize / 8, self.width as usize / 8];
+        if let Some(noise) = &self.noise
+            && noise.dims() != latent_shape
+        {
+            return invalid(
+                "the noise",
+                format!("of shape {:?}", noise.dims()),
+                &format!("this size needs {latent_shape:?}"),
+            );
+        }
+        if let Some(init) = &self.init {
+            if !(0.0..=1.0).contains(&init.denoising_strength) {
+                let found = init.denoising_strength.to_string();
+                return invalid("the denoising strength", found, "it must be from 0 to 1");
+            }
+            if (init.image.width, init.image.height) != (self.width, self.height) {
+                return invalid(
+                    "the size of the first picture",
+                    format!("{} × {}", init.image.width, init.image.height),
+                    "it must be scaled to the size of the picture to make",
+                );
+            }
+        }
+        Ok(())
+    }
+}
