@@ -1,3 +1,4 @@
 //! Base models on disk.
 
 pub mod header;
+pub mod keys;
