@@ -1,3 +1,2 @@
-//! Base models on disk.
-
+//! x
 pub mod header;
