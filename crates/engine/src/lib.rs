@@ -1,15 +1,22 @@
 //! From checkpoint, adapters and parameters to images.
 
 pub mod adapter;
+pub mod architecture;
 pub mod checkpoint;
+mod device;
 mod error;
+mod model;
 pub mod noise;
+mod ops;
+mod preview;
 mod request;
 pub mod sample;
 pub mod text;
 
 pub use adapter::PatchReport;
+pub use device::{DeviceId, DeviceInfo, devices};
 pub use error::{Error, Result};
+pub use preview::preview;
 pub use request::{
     AdapterUse, Conditioning, Image, InitImage, MAX_SIDE, Output, Phase, Precision, Progress,
     Request, Rng, Watch,

@@ -256,6 +256,14 @@ impl TensorFile {
         Ok(values)
     }
 
+    /// Whether the path still leads to the file that was opened, unchanged.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|status| {
+            status.len() == self.len && status.modified().ok() == self.modified
+        })
+    }
+
     /// Compares size and date with those at the time of opening.
     fn check_unchanged(&self) -> Result<()> {
         let status = self.file.metadata()?;

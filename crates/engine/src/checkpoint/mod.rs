@@ -1,4 +1,3 @@
-//! Base models on disk.
-
+//! x
 pub mod header;
 pub mod keys;

@@ -1,0 +1,243 @@
+//! Patching: the working weights as a function of base model and adapter stack.
+//!
+//! For every module, the working weight is the base weight from the file plus the sum of the changes
+//! that the adapters of the stack make to it. Each change is computed from the *unpatched* base, all
+//! are summed in f32, in the order of the adapters' content hashes, and only then is the sum rounded
+//! to the working precision. Nothing is ever patched in place, so there is nothing to undo:
+//!
+//! - taking an adapter off gives the base's very bits back;
+//! - the order of the stack changes no bit;
+//! - what a stack was made of is kept per module, so a slider costs the modules of its own adapter and
+//!   an unchanged stack costs nothing.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::ControlFlow,
+    path::Path,
+    sync::Arc,
+};
+
+use rayon::prelude::*;
+
+use crate::{
+    AdapterReport, Error, PatchReport, Phase, Precision, Progress, Result, Watch,
+    adapter::{Adapter, Base, Delta, Fit},
+    architecture::Modules,
+    checkpoint::Tensors,
+    model::layers::Layers,
+    ops::Weights,
+};
+
+/// Modules that are made between two looks at the watch.
+const BATCH: usize = 16;
+
+/// An adapter with what it can do for one base model.
+#[derive(Debug)]
+pub(crate) struct Fitted {
+    pub(crate) adapter: Adapter,
+    pub(crate) fit: Fit,
+}
+
+/// One adapter of the stack, its weights settled.
+#[derive(Debug, Clone)]
+pub(crate) struct Coat {
+    pub(crate) fitted: Arc<Fitted>,
+    pub(crate) unet_weight: f64,
+    pub(crate) text_encoder_weight: f64,
+}
+
+impl Coat {
+    fn weight(&self, module: &str) -> f64 {
+        match module.starts_with("unet.") {
+            true => self.unet_weight,
+            false => self.text_encoder_weight,
+        }
+    }
+}
+
+/// What a module's working weight was made of: content hashes with weights, in order.
+type Recipe = Vec<([u8; 32], u64)>;
+
+/// The working weights of one base model under the latest stack.
+#[derive(Debug, Default)]
+pub(crate) struct PatchedWeights {
+    layers: Layers,
+    recipes: HashMap<String, Recipe>,
+    precision: Option<Precision>,
+}
+
+impl PatchedWeights {
+    /// The layers of everything that was prepared.
+    pub(crate) fn layers(&self) -> &Layers {
+        &self.layers
+    }
+
+    /// The modules among `wanted` whose working weight is not yet what `stack` makes of it, with
+    /// what it is to be made of. Weights in another precision are given up here.
+    pub(crate) fn outdated(
+        &mut self,
+        wanted: impl Iterator<Item = String>,
+        stack: &[Coat],
+        precision: Precision,
+    ) -> Vec<(String, Recipe)> {
+        if self.precision != Some(precision) {
+            *self = PatchedWeights { precision: Some(precision), ..PatchedWeights::default() };
+        }
+        wanted
+            .filter_map(|module| {
+                let recipe: Recipe = acting(stack, &module)
+                    .map(|(coat, weight)| (coat.fitted.adapter.hash(), weight.to_bits()))
+                    .collect();
+                (self.recipes.get(&module) != Some(&recipe)).then_some((module, recipe))
+            })
+            .collect()
+    }
+
+    /// Makes the working weights of `outdated` modules.
+    ///
+    /// The old ones are dropped first, so that the two never exist together; the networks that hold
+    /// them must have been dropped by the caller. An error or a cancelled watch leaves the modules
+    /// that were not made missing, to be made the next time.
+    pub(crate) fn make(
+        &mut self,
+        tensors: &Tensors,
+        stack: &[Coat],
+        outdated: Vec<(String, Recipe)>,
+        phase: Phase,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
+        for (module, _) in &outdated {
+            self.layers.modules.remove(module);
+            self.recipes.remove(module);
+        }
+        self.layers.path = tensors.path().to_owned();
+        let precision = self.precision.expect("set when the outdated modules were listed");
+        let total = outdated.len();
+        let mut done = 0;
+        for batch in outdated.chunks(BATCH) {
+            let made: Vec<Weights> = batch
+                .par_iter()
+                .map(|(module, _)| patched(tensors, stack, module, precision))
+                .collect::<Result<_>>()?;
+            for ((module, recipe), weights) in batch.iter().zip(made) {
+                self.layers.modules.insert(module.clone(), weights);
+                self.recipes.insert(module.clone(), recipe.clone());
+            }
+            done += batch.len();
+            let progress = Progress { phase, done, total, step: 0, denoised: None };
+            if let ControlFlow::Break(()) = watch(progress) {
+                return Err(Error::Cancelled);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The adapters of a stack that change a module, with their weights there.
+fn acting<'a>(stack: &'a [Coat], module: &'a str) -> impl Iterator<Item = (&'a Coat, f64)> {
+    stack
+        .iter()
+        .map(move |coat| (coat, coat.weight(module)))
+        .filter(move |(coat, weight)| *weight != 0.0 && coat.fitted.fit.changes(module))
+}
+
+/// One module's working weights: base plus the sum of all changes.
+fn patched(
+    tensors: &Tensors,
+    stack: &[Coat],
+    module: &str,
+    precision: Precision,
+) -> Result<Weights> {
+    let (mut weight, shape) = tensors.weight(module)?;
+    let mut bias = tensors.bias(module, shape[0])?;
+    // A norm without an offset is one with offset 0.
+    if shape.len() == 1 && bias.is_none() {
+        bias = Some(vec![0.0; shape[0]]);
+    }
+    let mut acting = acting(stack, module).peekable();
+    if acting.peek().is_some() {
+        let mut delta = Delta { weight: vec![0.0; weight.len()], bias: None };
+        let base = Base { shape: &shape, weight: &weight, bias: bias.as_deref() };
+        for (coat, m) in acting {
+            coat.fitted.adapter.add_delta(&coat.fitted.fit, module, base, m, &mut delta)?;
+        }
+        add(&mut weight, &delta.weight);
+        if let Some(change) = delta.bias {
+            match &mut bias {
+                Some(bias) => add(bias, &change),
+                None => bias = Some(change),
+            }
+        }
+    }
+    Ok(Weights::new(weight, &shape, bias, precision))
+}
+
+fn add(to: &mut [f32], change: &[f32]) {
+    for (value, change) in to.iter_mut().zip(change) {
+        *value += change;
+    }
+}
+
+/// Opened adapters and how they fit the loaded base, by path.
+#[derive(Debug, Default)]
+pub(crate) struct Adapters {
+    opened: HashMap<std::path::PathBuf, Arc<Fitted>>,
+}
+
+impl Adapters {
+    /// Forgets everything: another base model was opened.
+    pub(crate) fn clear(&mut self) {
+        self.opened.clear();
+    }
+
+    /// The adapter at `path`, opened and fitted to `modules` if that has not been done yet.
+    fn open(&mut self, path: &Path, modules: &Modules) -> Result<Arc<Fitted>> {
+        if let Some(fitted) = self.opened.get(path).filter(|fitted| fitted.adapter.is_current()) {
+            return Ok(fitted.clone());
+        }
+        let adapter = Adapter::open(path)?;
+        let fit = adapter.fit(modules);
+        let fitted = Arc::new(Fitted { adapter, fit });
+        self.opened.insert(path.to_owned(), fitted.clone());
+        Ok(fitted)
+    }
+
+    /// Opens a whole stack: in the order of content hashes, the same content once with its weights
+    /// summed, nothing that weighs 0. Also reports on each use, in the order of the request.
+    pub(crate) fn stack(
+        &mut self,
+        uses: &[crate::AdapterUse],
+        modules: &Modules,
+        checkpoint: &str,
+        architecture: &str,
+    ) -> Result<(Vec<Coat>, PatchReport)> {
+        let mut stack: BTreeMap<[u8; 32], Coat> = BTreeMap::new();
+        let mut report = PatchReport::default();
+        for adapter_use in uses {
+            let fitted = self.open(&adapter_use.path, modules)?;
+            if fitted.fit.is_empty() {
+                return Err(Error::WrongBaseModel {
+                    adapter: fitted.adapter.name().to_owned(),
+                    trained_for: fitted.adapter.trained_for(),
+                    checkpoint: checkpoint.to_owned(),
+                    architecture: architecture.to_owned(),
+                });
+            }
+            report.adapters.push(AdapterReport::new(&fitted.adapter, &fitted.fit));
+            stack
+                .entry(fitted.adapter.hash())
+                .and_modify(|coat| {
+                    coat.unet_weight += adapter_use.unet_weight;
+                    coat.text_encoder_weight += adapter_use.text_encoder_weight;
+                })
+                .or_insert(Coat {
+                    fitted,
+                    unet_weight: adapter_use.unet_weight,
+                    text_encoder_weight: adapter_use.text_encoder_weight,
+                });
+        }
+        // Opened files that are no longer in use are closed.
+        self.opened.retain(|path, _| uses.iter().any(|adapter_use| adapter_use.path == *path));
+        Ok((stack.into_values().collect(), report))
+    }
+}

@@ -1,0 +1,484 @@
+//! The engine: what is loaded on one device, and the one verb, [`generate`](Engine::generate).
+
+use std::{ops::ControlFlow, path::{Path, PathBuf}, sync::Arc};
+
+use candle_core::{Device, Tensor};
+use kernels::conv::Size;
+
+use crate::{
+    Conditioning, DeviceId, Error, Image, Output, PatchReport, Phase, Precision, Progress, Request,
+    Result, Watch,
+    adapter::patch::{Adapters, Coat, PatchedWeights},
+    architecture::Modules,
+    checkpoint::{Checkpoint, Tensors, VaeConfig, open_vae},
+    device,
+    model::{clip::{CONTEXT, Clip}, layers::Scope, unet::UNet, vae::{Decoder, Encoder}},
+    noise::Noise,
+    ops::{Map, Tokens},
+    sample::{self, denoiser::{Prediction, Watched}, training::TrainingSchedule, Denoise},
+    text::{self, tokenizer::Tokenizer},
+};
+
+/// One device, and what is loaded on it.
+///
+/// A generation depends on its [`Request`] alone. What stays loaded from the one before only makes
+/// the next one faster.
+#[derive(Debug)]
+pub struct Engine {
+    pool: Arc<rayon::ThreadPool>,
+    loaded: Option<Loaded>,
+    adapters: Adapters,
+}
+
+/// One base model with its stack.
+#[derive(Debug)]
+struct Loaded {
+    path: PathBuf,
+    vae_path: Option<PathBuf>,
+    checkpoint: Checkpoint,
+    /// The VAE that was chosen instead of the base model's own.
+    vae: Option<Tensors>,
+    vae_config: VaeConfig,
+    tokenizer: Tokenizer,
+    /// Every module of UNet and text encoder: what adapters can change.
+    modules: Modules,
+    weights: PatchedWeights,
+    /// VAE weights. They have no adapters, and may be in another precision than the rest.
+    vae_weights: PatchedWeights,
+    networks: Option<Networks>,
+}
+
+#[derive(Debug)]
+struct Networks {
+    clip: Clip,
+    unet: UNet,
+    decoder: Decoder,
+    /// Only where a picture was to be encoded.
+    encoder: Option<Encoder>,
+}
+
+impl Engine {
+    /// Opens a device.
+    ///
+    /// * `threads`: how many to compute with; all cores by default. The picture does not depend on it.
+    ///
+    /// # Errors
+    /// [`Error::Device`] says why a device cannot be used.
+    pub fn open(device: DeviceId, threads: Option<usize>) -> Result<Engine> {
+        device::check(device)?;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.unwrap_or(0))
+            .thread_name(|index| format!("compute {index}"))
+            .build()
+            .map_err(|error| Error::Device {
+                device: device.to_string(),
+                reason: format!("its threads could not be started ({error})"),
+            })?;
+        Ok(Engine { pool: Arc::new(pool), loaded: None, adapters: Adapters::default() })
+    }
+
+    /// Gives back all memory.
+    pub fn unload(&mut self) {
+        self.loaded = None;
+        self.adapters.clear();
+    }
+
+    /// Makes one picture. Loads, patches, encodes, samples and decodes; reuses whatever did not
+    /// change since the last one.
+    ///
+    /// # Errors
+    /// See [`Error`]. After any error the engine is as usable as before.
+    pub fn generate(&mut self, request: &Request, watch: &mut Watch<'_>) -> Result<Output> {
+        request.check()?;
+        let pool = self.pool.clone();
+        pool.install(|| self.run(request, watch))
+    }
+
+    fn run(&mut self, request: &Request, watch: &mut Watch<'_>) -> Result<Output> {
+        let mut warnings = Vec::new();
+        let (loaded, patches) = self.prepare(request, watch)?;
+        let networks = loaded.networks()?;
+
+        announce(watch, Phase::Encode, 2 + usize::from(request.init.is_some()))?;
+        let conditioning = loaded.encode_prompts(networks, request)?;
+        let init = loaded.init_latents(networks, request)?;
+        if let (Some(latents), Some(init)) = (&init, &request.init)
+            && init.denoising_strength == 0.0
+        {
+            announce(watch, Phase::Decode, 1)?;
+            let image = loaded.decode(networks, latents, request.precision, &mut warnings)?;
+            let latents = latents.clone();
+            return Ok(Output { image, patches, latents, conditioning, warnings });
+        }
+
+        let strength = request.init.as_ref().map(|init| init.denoising_strength);
+        let plan = sample::Plan::new(
+            request.sampler,
+            request.schedule,
+            &loaded.checkpoint.training,
+            request.steps as usize,
+            strength,
+        )?;
+        let shape = (1, 4, request.height as usize / 8, request.width as usize / 8);
+        let mut noise =
+            Noise::new(request.rng, request.seed, shape, plan.all_sigmas(), request.noise.clone())?;
+        let latents = plan.first_latents(init.as_ref(), &mut noise)?;
+
+        let guided = Guided::new(networks, loaded, &conditioning, request)?;
+        let mut denoiser = Watched::new(guided, &plan, watch)?;
+        let latents = plan.run(&mut denoiser, latents, &mut noise)?;
+        if !finite(&latents)? {
+            return Err(Error::Diverged {
+                phase: "sampling",
+                advice: "Lower the guidance or the adapters' weights, or choose precision f32",
+            });
+        }
+
+        announce(watch, Phase::Decode, 1)?;
+        let image = loaded.decode(networks, &latents, request.precision, &mut warnings)?;
+        Ok(Output { image, patches, latents, conditioning, warnings })
+    }
+
+    /// Base model, stack and networks as the request wants them.
+    fn prepare(
+        &mut self,
+        request: &Request,
+        watch: &mut Watch<'_>,
+    ) -> Result<(&mut Loaded, PatchReport)> {
+        let current = self.loaded.as_ref().is_some_and(|loaded| loaded.is_for(request));
+        if !current {
+            announce(watch, Phase::Load, 1)?;
+            self.unload();
+            self.loaded = Some(Loaded::open(request)?);
+        }
+        let loaded = self.loaded.as_mut().expect("opened above");
+        let checkpoint = file_name(&loaded.path);
+        let architecture = loaded.checkpoint.architecture.name;
+        let (stack, report) =
+            self.adapters.stack(&request.adapters, &loaded.modules, &checkpoint, architecture)?;
+
+        let phase = if current { Phase::Patch } else { Phase::Load };
+        loaded.patch(&stack, request, phase, watch)?;
+        Ok((loaded, report))
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+fn announce(watch: &mut Watch<'_>, phase: Phase, total: usize) -> Result<()> {
+    match watch(Progress { phase, done: 0, total, step: 0, denoised: None }) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Cancelled),
+    }
+}
+
+impl Loaded {
+    fn open(request: &Request) -> Result<Loaded> {
+        let checkpoint = Checkpoint::open(&request.checkpoint)?;
+        let (vae, vae_config) = match &request.vae {
+            Some(path) => {
+                let (tensors, config) = open_vae(path, checkpoint.architecture)?;
+                (Some(tensors), config)
+            }
+            None => (None, checkpoint.vae),
+        };
+        let tokenizer = match &checkpoint.tokenizer {
+            Some(folder) => Tokenizer::open(folder)?,
+            None => Tokenizer::clip()?,
+        };
+        let mut modules = checkpoint.tensors.modules();
+        modules.retain(|name, _| !name.starts_with("vae."));
+        Ok(Loaded {
+            path: request.checkpoint.clone(),
+            vae_path: request.vae.clone(),
+            checkpoint,
+            vae,
+            vae_config,
+            tokenizer,
+            modules,
+            weights: PatchedWeights::default(),
+            vae_weights: PatchedWeights::default(),
+            networks: None,
+        })
+    }
+
+    /// Whether this is the base model of a request, and its files are as they were.
+    fn is_for(&self, request: &Request) -> bool {
+        self.path == request.checkpoint
+            && self.vae_path == request.vae
+            && self.checkpoint.tensors.is_current()
+            && self.vae.as_ref().is_none_or(Tensors::is_current)
+    }
+
+    /// Brings weights and networks to what the request and its stack make of them.
+    fn patch(
+        &mut self,
+        stack: &[Coat],
+        request: &Request,
+        phase: Phase,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
+        let (precision, encoder) = (request.precision, request.init.is_some());
+        let outdated = self.weights.outdated(self.modules.keys().cloned(), stack, precision);
+        let vae = vae_modules(self.vae_tensors(), encoder);
+        let vae_outdated = self.vae_weights.outdated(vae.into_iter(), &[], precision);
+        announce(watch, phase, outdated.len() + vae_outdated.len())?;
+
+        let changed = !outdated.is_empty() || !vae_outdated.is_empty();
+        if changed || self.networks.as_ref().is_none_or(|n| encoder && n.encoder.is_none()) {
+            // The networks share the layers: dropping them first lets the old weights go before the
+            // new ones are made.
+            self.networks = None;
+            self.weights.make(&self.checkpoint.tensors, stack, outdated, phase, watch)?;
+            let tensors = self.vae.as_ref().unwrap_or(&self.checkpoint.tensors);
+            self.vae_weights.make(tensors, &[], vae_outdated, phase, watch)?;
+            self.networks = Some(self.build(encoder)?);
+        }
+        Ok(())
+    }
+
+    fn vae_tensors(&self) -> &Tensors {
+        self.vae.as_ref().unwrap_or(&self.checkpoint.tensors)
+    }
+
+    fn build(&self, encoder: bool) -> Result<Networks> {
+        let layers = self.weights.layers();
+        let clip = Clip::new(&layers.scope("text_encoder"), self.checkpoint.clip)?;
+        if clip.vocabulary() != self.tokenizer.vocabulary() {
+            return Err(Error::Incomplete {
+                path: self.path.clone(),
+                missing: format!(
+                    "its text encoder knows {} tokens, but the tokenizer {} has {}",
+                    clip.vocabulary(),
+                    match &self.checkpoint.tokenizer {
+                        Some(folder) => format!("in `{}`", folder.display()),
+                        None => "of CLIP, which stands in where a model has none,".to_owned(),
+                    },
+                    self.tokenizer.vocabulary(),
+                ),
+                advice: "Use the model as a diffusers folder with its own tokenizer".into(),
+            });
+        }
+        let unet = UNet::new(&layers.scope("unet"), clip.width(), self.checkpoint.unet)?;
+        let vae = self.vae_weights.layers().scope("vae");
+        let decoder = self.decoder(&vae)?;
+        let encoder = match encoder {
+            true => Some(Encoder::new(&vae, self.vae_config.groups)?),
+            false => None,
+        };
+        Ok(Networks { clip, unet, decoder, encoder })
+    }
+
+    fn decoder(&self, vae: &Scope<'_>) -> Result<Decoder> {
+        let decoder = Decoder::new(vae, self.vae_config.groups)?;
+        vae.require(decoder.scale() == 8, "decoder.conv_out", "a decoder that enlarges 8 times")?;
+        Ok(decoder)
+    }
+
+    /// Both prompts as encoded, each of its own length.
+    fn encode_prompts(&self, networks: &Networks, request: &Request) -> Result<Conditioning> {
+        let encode = |prompt: &str| -> Result<Tensor> {
+            let mut values = Vec::new();
+            for chunk in text::chunks(&self.tokenizer, prompt) {
+                let states =
+                    networks.clip.encode(&chunk.ids, request.clip_skip, request.precision)?;
+                let mut states = states.values().into_owned();
+                text::emphasis::apply(&mut states, &chunk.weights);
+                values.extend(states);
+            }
+            let width = networks.clip.width();
+            let tokens = values.len() / width;
+            Ok(Tensor::from_vec(values, (1, tokens, width), &Device::Cpu)?)
+        };
+        let conditioning = Conditioning {
+            cond: encode(&request.prompt)?,
+            uncond: encode(&request.negative_prompt)?,
+        };
+        if finite(&conditioning.cond)? && finite(&conditioning.uncond)? {
+            return Ok(conditioning);
+        }
+        Err(Error::Diverged {
+            phase: "encoding the prompt",
+            advice: "Lower the adapters' text encoder weights, or choose precision f32",
+        })
+    }
+
+    /// The first picture of img2img in the model's latent space: the mean of the VAE's posterior.
+    fn init_latents(&self, networks: &Networks, request: &Request) -> Result<Option<Tensor>> {
+        let (Some(init), Some(encoder)) = (&request.init, &networks.encoder) else {
+            return Ok(None);
+        };
+        let picture = &init.image;
+        let size = Size {
+            batch: 1,
+            height: picture.height as usize,
+            width: picture.width as usize,
+            channels: 3,
+        };
+        let encode = |encoder: &Encoder, precision| -> Result<Option<Tensor>> {
+            let pixels = picture.pixels.iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
+            let moments = encoder.forward(Map::new(pixels, size, precision));
+            let (height, width) = (moments.size().height, moments.size().width);
+            // Of the eight planes the first four are the mean.
+            let mean = &moments.planes()[..4 * height * width];
+            if mean.iter().any(|value| !value.is_finite()) {
+                return Ok(None);
+            }
+            let latents = Tensor::from_slice(mean, (1, 4, height, width), &Device::Cpu)?;
+            Ok(Some((latents * self.vae_config.scaling_factor)?))
+        };
+        if let Some(latents) = encode(encoder, request.precision)? {
+            return Ok(Some(latents));
+        }
+        // Half precision overflowed.
+        let weights = self.vae_in_f32(true)?;
+        let encoder = Encoder::new(&weights.layers().scope("vae"), self.vae_config.groups)?;
+        encode(&encoder, Precision::F32)?.map(Some).ok_or(Error::Diverged {
+            phase: "encoding the picture",
+            advice: "The VAE is damaged; choose another",
+        })
+    }
+
+    /// Latents `(1, 4, h, w)` to a picture eight times their size.
+    fn decode(
+        &self,
+        networks: &Networks,
+        latents: &Tensor,
+        precision: Precision,
+        warnings: &mut Vec<String>,
+    ) -> Result<Image> {
+        if let Some(image) = self.decode_with(&networks.decoder, latents, precision)? {
+            return Ok(image);
+        }
+        let broken = Error::Diverged {
+            phase: "decoding the picture",
+            advice: "The VAE is damaged; choose another",
+        };
+        if precision == Precision::F32 {
+            return Err(broken);
+        }
+        warnings.push("the VAE overflowed in half precision and was run again in f32".into());
+        let weights = self.vae_in_f32(false)?;
+        let decoder = self.decoder(&weights.layers().scope("vae"))?;
+        self.decode_with(&decoder, latents, Precision::F32)?.ok_or(broken)
+    }
+
+    /// The picture, or nothing if there are values that are not numbers in it.
+    fn decode_with(
+        &self,
+        decoder: &Decoder,
+        latents: &Tensor,
+        precision: Precision,
+    ) -> Result<Option<Image>> {
+        let latents = (latents / self.vae_config.scaling_factor)?;
+        let picture = decoder.forward(map_of(&latents, 1.0, 1, precision)?);
+        let size = picture.size();
+        let values = picture.into_tokens().values().into_owned();
+        if values.iter().any(|value| !value.is_finite()) {
+            return Ok(None);
+        }
+        Ok(Some(Image {
+            width: size.width as u32,
+            height: size.height as u32,
+            pixels: values
+                .into_iter()
+                .map(|value| ((value * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8)
+                .collect(),
+        }))
+    }
+
+    fn vae_in_f32(&self, encoder: bool) -> Result<PatchedWeights> {
+        let tensors = self.vae_tensors();
+        let mut weights = PatchedWeights::default();
+        let wanted = vae_modules(tensors, encoder).into_iter();
+        let outdated = weights.outdated(wanted, &[], Precision::F32);
+        let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
+        weights.make(tensors, &[], outdated, Phase::Decode, &mut watch)?;
+        Ok(weights)
+    }
+}
+
+/// The VAE's modules: those of its decoder, and those of its encoder where they are needed.
+fn vae_modules(tensors: &Tensors, encoder: bool) -> Vec<String> {
+    let mut modules = tensors.modules();
+    modules.retain(|name, _| {
+        let decodes = name.starts_with("vae.decoder.") || name == "vae.post_quant_conv";
+        decodes || encoder && (name.starts_with("vae.encoder.") || name == "vae.quant_conv")
+    });
+    modules.into_keys().collect()
+}
+
+/// Latents `(1, 4, h, w)`, each number times `factor`, as a map of `batch` equal images.
+fn map_of(latents: &Tensor, factor: f64, batch: usize, precision: Precision) -> Result<Map> {
+    let (_, channels, height, width) = latents.dims4()?;
+    let planes = (latents * factor)?.flatten_all()?.to_vec1::<f32>()?;
+    let size = Size { batch, height, width, channels };
+    Ok(Map::from_planes(&planes.repeat(batch), size, precision))
+}
+
+fn finite(values: &Tensor) -> Result<bool> {
+    Ok(values.flatten_all()?.to_vec1::<f32>()?.iter().all(|value| value.is_finite()))
+}
+
+/// The UNet as a denoiser: scaling, prediction type and classifier-free guidance (Ho & Salimans,
+/// 2022) around it.
+struct Guided<'a> {
+    unet: &'a UNet,
+    /// Negative prompt and prompt, brought to one length; without guidance the prompt alone.
+    context: Tokens,
+    prediction: Prediction,
+    training: &'a TrainingSchedule,
+    guidance_scale: Option<f64>,
+    precision: Precision,
+}
+
+impl<'a> Guided<'a> {
+    fn new(
+        networks: &'a Networks,
+        loaded: &'a Loaded,
+        conditioning: &Conditioning,
+        request: &Request,
+    ) -> Result<Guided<'a>> {
+        let guidance_scale = Some(request.guidance_scale).filter(|&scale| scale != 1.0);
+        let (batch, context) = match guidance_scale {
+            None => (1, conditioning.cond.clone()),
+            Some(_) => {
+                let (cond, uncond) =
+                    text::same_length(&conditioning.cond, &conditioning.uncond, CONTEXT)?;
+                (2, Tensor::cat(&[uncond, cond], 0)?)
+            }
+        };
+        let values = context.flatten_all()?.to_vec1::<f32>()?;
+        Ok(Guided {
+            unet: &networks.unet,
+            context: Tokens::new(values, batch, networks.clip.width(), request.precision),
+            prediction: loaded.checkpoint.prediction,
+            training: &loaded.checkpoint.training,
+            guidance_scale,
+            precision: request.precision,
+        })
+    }
+}
+
+impl Denoise for Guided<'_> {
+    fn denoise(&mut self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        let (_, channels, height, width) = x.dims4()?;
+        let batch = if self.guidance_scale.is_some() { 2 } else { 1 };
+        let scaling = self.prediction.scaling(sigma);
+        let map = map_of(x, scaling.input, batch, self.precision)?;
+        let timestep = self.training.sigma_to_t(sigma);
+        let out = self.unet.forward(map, timestep, &self.context, self.precision).planes();
+        let out = Tensor::from_vec(out, (batch, channels, height, width), &Device::Cpu)?;
+        let denoised = |out: Tensor| (x * scaling.skip)? + (out * scaling.output)?;
+        match self.guidance_scale {
+            None => Ok(denoised(out)?),
+            Some(scale) => {
+                let uncond = denoised(out.narrow(0, 0, 1)?)?;
+                let cond = denoised(out.narrow(0, 1, 1)?)?;
+                Ok((&uncond + ((cond - &uncond)? * scale)?)?)
+            }
+        }
+    }
+}

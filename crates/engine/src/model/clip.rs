@@ -1,0 +1,135 @@
+//! The text encoder: CLIP's text transformer (Radford et al., 2021).
+
+use crate::{
+    Error, Precision, Result,
+    model::layers::Scope,
+    ops::{self, Activation, Linear, Norm, Tokens, Weights},
+};
+
+/// Tokens per chunk, start and end included: the length the position table was trained for.
+pub(crate) const CONTEXT: usize = 77;
+
+/// What no shape shows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct ClipConfig {
+    /// Attention heads.
+    pub(crate) heads: usize,
+    /// The activation of the feed-forward layers.
+    pub(crate) activation: Activation,
+    /// Epsilon of the layer normalizations.
+    pub(crate) eps: f32,
+}
+
+/// The text encoder.
+#[derive(Debug)]
+pub(crate) struct Clip {
+    tokens: Weights,
+    positions: Weights,
+    layers: Vec<Layer>,
+    final_norm: Norm,
+    activation: Activation,
+}
+
+#[derive(Debug)]
+struct Layer {
+    norm1: Norm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    norm2: Norm,
+    fc1: Linear,
+    fc2: Linear,
+    heads: usize,
+}
+
+impl Clip {
+    /// From the layers below `at` (the component's place).
+    pub(crate) fn new(at: &Scope<'_>, config: ClipConfig) -> Result<Clip> {
+        let at = at.at("text_model");
+        let tokens = at.table("embeddings.token_embedding", 1)?;
+        let width = tokens.inputs();
+        let expected = format!("a width that {} attention heads can share", config.heads);
+        let fits = config.heads > 0 && width.is_multiple_of(config.heads);
+        at.require(fits, "embeddings.token_embedding", &expected)?;
+        let positions = at.table("embeddings.position_embedding", CONTEXT)?;
+        let same = positions.inputs() == width;
+        at.require(same, "embeddings.position_embedding", "the width of the token table")?;
+        Ok(Clip {
+            layers: (0..at.count("encoder.layers", "self_attn.q_proj"))
+                .map(|i| Layer::new(&at.at(format!("encoder.layers.{i}")), width, config))
+                .collect::<Result<_>>()?,
+            final_norm: at.norm("final_layer_norm", width, 1, config.eps)?,
+            tokens,
+            positions,
+            activation: config.activation,
+        })
+    }
+
+    /// Channels of the encoded prompt.
+    pub(crate) fn width(&self) -> usize {
+        self.tokens.inputs()
+    }
+
+    /// Number of tokens that it knows.
+    pub(crate) fn vocabulary(&self) -> usize {
+        self.tokens.outputs()
+    }
+
+    /// Encodes one chunk.
+    ///
+    /// * `ids`: [`CONTEXT`] tokens below [`vocabulary`](Clip::vocabulary)
+    /// * `clip_skip`: 1 for the last layer's output, 2 for the last but one's; the final
+    ///   normalization follows in each case, as in A1111 and ComfyUI
+    /// * returns `(1, 77, width)`
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] if there are fewer layers than `clip_skip`.
+    pub(crate) fn encode(&self, ids: &[u32], clip_skip: u32, precision: Precision) -> Result<Tokens> {
+        let depth = (self.layers.len() + 1).checked_sub(clip_skip as usize).filter(|&depth| depth > 0);
+        let Some(depth) = depth else {
+            return Err(Error::InvalidRequest {
+                field: "clip skip",
+                found: clip_skip.to_string(),
+                rule: format!("this text encoder has {} layers", self.layers.len()),
+            });
+        };
+        let mut x = Vec::with_capacity(ids.len() * self.width());
+        for (position, &id) in ids.iter().enumerate() {
+            let (token, place) = (self.tokens.row(id as usize), self.positions.row(position));
+            x.extend(token.iter().zip(place).map(|(token, place)| token + place));
+        }
+        let mut x = Tokens::new(x, 1, self.width(), precision);
+        for layer in &self.layers[..depth] {
+            x = layer.forward(x, self.activation);
+        }
+        Ok(ops::layer_norm(&self.final_norm, &x))
+    }
+}
+
+impl Layer {
+    fn new(at: &Scope<'_>, width: usize, config: ClipConfig) -> Result<Layer> {
+        let attention = at.at("self_attn");
+        let fc1 = at.linear("mlp.fc1", width)?;
+        Ok(Layer {
+            norm1: at.norm("layer_norm1", width, 1, config.eps)?,
+            q: attention.linear_to("q_proj", width, width)?,
+            k: attention.linear_to("k_proj", width, width)?,
+            v: attention.linear_to("v_proj", width, width)?,
+            out: attention.linear_to("out_proj", width, width)?,
+            norm2: at.norm("layer_norm2", width, 1, config.eps)?,
+            fc2: at.linear_to("mlp.fc2", fc1.0.outputs(), width)?,
+            fc1,
+            heads: config.heads,
+        })
+    }
+
+    fn forward(&self, x: Tokens, activation: Activation) -> Tokens {
+        let h = ops::layer_norm(&self.norm1, &x);
+        let (q, k) = (ops::linear(&self.q, &h), ops::linear(&self.k, &h));
+        let h = ops::attention(&q, &k, &ops::linear(&self.v, &h), self.heads, true);
+        let x = ops::add_tokens(ops::linear(&self.out, &h), &x);
+        let h = ops::linear(&self.fc1, &ops::layer_norm(&self.norm2, &x));
+        ops::add_tokens(ops::linear(&self.fc2, &ops::activate(h, activation)), &x)
+    }
+}

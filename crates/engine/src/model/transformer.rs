@@ -1,0 +1,127 @@
+//! The transformer of the UNet: self-attention, cross-attention over the prompt, feed-forward.
+
+use crate::{
+    Result,
+    model::layers::Scope,
+    ops::{self, Linear, Map, Norm, Tokens},
+};
+
+/// The epsilon of the normalization before the blocks, which differs from that of the resnets.
+const NORM_EPS: f32 = 1e-6;
+
+/// The epsilon of the layer normalizations in the blocks.
+const LAYER_NORM_EPS: f32 = 1e-5;
+
+/// Transformer blocks over the pixels of a map (Rombach et al., 2022).
+#[derive(Debug)]
+pub(crate) struct Transformer {
+    norm: Norm,
+    proj_in: Linear,
+    blocks: Vec<Block>,
+    proj_out: Linear,
+    groups: usize,
+}
+
+impl Transformer {
+    pub(crate) fn new(
+        at: &Scope<'_>,
+        channels: usize,
+        context: usize,
+        heads: usize,
+        groups: usize,
+    ) -> Result<Transformer> {
+        let proj_in = at.linear("proj_in", channels)?;
+        let width = proj_in.0.outputs();
+        let expected = format!("a multiple of {heads} outputs, one part for each attention head");
+        at.require(width.is_multiple_of(heads), "proj_in", &expected)?;
+        Ok(Transformer {
+            norm: at.norm("norm", channels, groups, NORM_EPS)?,
+            proj_in,
+            blocks: (0..at.count("transformer_blocks", "attn1.to_q"))
+                .map(|i| Block::new(&at.at(format!("transformer_blocks.{i}")), width, context, heads))
+                .collect::<Result<_>>()?,
+            proj_out: at.linear_to("proj_out", width, channels)?,
+            groups,
+        })
+    }
+
+    /// * `x`: `(B, H, W, C)`
+    /// * `context`: `(B, S, context)`
+    /// * returns `(B, H, W, C)`
+    pub(crate) fn forward(&self, x: Map, context: &Tokens) -> Map {
+        let size = x.size();
+        let h = ops::group_norm(&self.norm, self.groups, &x).into_tokens();
+        let mut h = ops::linear(&self.proj_in, &h);
+        for block in &self.blocks {
+            h = block.forward(h, context);
+        }
+        ops::add(ops::linear(&self.proj_out, &h).into_map(size.height, size.width), &x)
+    }
+}
+
+#[derive(Debug)]
+struct Block {
+    norm1: Norm,
+    attn1: Attention,
+    norm2: Norm,
+    attn2: Attention,
+    norm3: Norm,
+    /// To values and gates.
+    ff_in: Linear,
+    ff_out: Linear,
+}
+
+impl Block {
+    fn new(at: &Scope<'_>, width: usize, context: usize, heads: usize) -> Result<Block> {
+        let norm = |name| at.norm(name, width, 1, LAYER_NORM_EPS);
+        let ff_in = at.linear("ff.net.0.proj", width)?;
+        let hidden = ff_in.0.outputs();
+        at.require(hidden.is_multiple_of(2), "ff.net.0.proj", "values and as many gates")?;
+        Ok(Block {
+            norm1: norm("norm1")?,
+            attn1: Attention::new(&at.at("attn1"), width, width, heads)?,
+            norm2: norm("norm2")?,
+            attn2: Attention::new(&at.at("attn2"), width, context, heads)?,
+            norm3: norm("norm3")?,
+            ff_in,
+            ff_out: at.linear_to("ff.net.2", hidden / 2, width)?,
+        })
+    }
+
+    fn forward(&self, x: Tokens, context: &Tokens) -> Tokens {
+        let h = ops::layer_norm(&self.norm1, &x);
+        let x = ops::add_tokens(self.attn1.forward(&h, &h), &x);
+        let h = ops::layer_norm(&self.norm2, &x);
+        let x = ops::add_tokens(self.attn2.forward(&h, context), &x);
+        let h = ops::linear(&self.ff_in, &ops::layer_norm(&self.norm3, &x));
+        ops::add_tokens(ops::linear(&self.ff_out, &ops::geglu(&h)), &x)
+    }
+}
+
+#[derive(Debug)]
+struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    /// From tokens of `width` over a context of `context` channels.
+    fn new(at: &Scope<'_>, width: usize, context: usize, heads: usize) -> Result<Attention> {
+        Ok(Attention {
+            to_q: at.linear_to("to_q", width, width)?,
+            to_k: at.linear_to("to_k", context, width)?,
+            to_v: at.linear_to("to_v", context, width)?,
+            to_out: at.linear_to("to_out.0", width, width)?,
+            heads,
+        })
+    }
+
+    fn forward(&self, x: &Tokens, context: &Tokens) -> Tokens {
+        let q = ops::linear(&self.to_q, x);
+        let (k, v) = (ops::linear(&self.to_k, context), ops::linear(&self.to_v, context));
+        ops::linear(&self.to_out, &ops::attention(&q, &k, &v, self.heads, false))
+    }
+}

@@ -1,0 +1,223 @@
+//! The VAE: pictures to latents an eighth of their size, and back (Kingma & Welling, 2013; Rombach et
+//! al., 2022).
+
+use crate::{
+    Result,
+    model::{layers::Scope, resnet::Resnet},
+    ops::{self, Conv, Linear, Map, Norm},
+};
+
+/// The epsilon of all its normalizations.
+const EPS: f32 = 1e-6;
+
+/// From latents to a picture.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    post_quant: Option<Linear>,
+    conv_in: Conv,
+    mid: Mid,
+    up: Vec<Level>,
+    norm_out: Norm,
+    conv_out: Conv,
+    groups: usize,
+}
+
+/// From a picture to the latents' mean.
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    conv_in: Conv,
+    down: Vec<Level>,
+    mid: Mid,
+    norm_out: Norm,
+    conv_out: Conv,
+    quant: Option<Linear>,
+    groups: usize,
+}
+
+#[derive(Debug)]
+struct Level {
+    resnets: Vec<Resnet>,
+    resample: Option<Conv>,
+}
+
+impl Decoder {
+    /// From the layers below `at` (the whole VAE's place) with `groups` groups in its norms.
+    pub(crate) fn new(at: &Scope<'_>, groups: usize) -> Result<Decoder> {
+        let post_quant = match at.has("post_quant_conv") {
+            true => Some(at.linear_to("post_quant_conv", 4, 4)?),
+            false => None,
+        };
+        let at = at.at("decoder");
+        let conv_in = at.conv3("conv_in", 4, 1, 1)?;
+        let mut channels = conv_in.weights.outputs();
+        let mid = Mid::new(&at.at("mid_block"), channels, groups)?;
+        let up = levels(&at, "up_blocks", "upsamplers", &mut channels, groups)?;
+        let conv_out = at.conv3("conv_out", channels, 1, 1)?;
+        at.require(conv_out.weights.outputs() == 3, "conv_out", "3 outputs")?;
+        let norm_out = at.norm("conv_norm_out", channels, groups, EPS)?;
+        Ok(Decoder { post_quant, conv_in, mid, up, norm_out, conv_out, groups })
+    }
+
+    /// How many times larger the picture is than its latents.
+    pub(crate) fn scale(&self) -> usize {
+        1 << self.up.iter().filter(|level| level.resample.is_some()).count()
+    }
+
+    /// * `latents`: divided by the scaling factor, `(B, H, W, 4)`
+    /// * returns `(B, 8 H, 8 W, 3)`, -1 to 1
+    pub(crate) fn forward(&self, latents: Map) -> Map {
+        let x = match &self.post_quant {
+            Some(layer) => ops::linear_map(layer, &latents),
+            None => latents,
+        };
+        let mut x = self.mid.forward(ops::conv(&self.conv_in, &x));
+        for level in &self.up {
+            for resnet in &level.resnets {
+                x = resnet.forward(x, None);
+            }
+            if let Some(conv) = &level.resample {
+                x = ops::conv(conv, &ops::double(&x));
+            }
+        }
+        ops::conv(&self.conv_out, &ops::group_norm_silu(&self.norm_out, self.groups, &x))
+    }
+}
+
+impl Encoder {
+    /// From the layers below `at` (the whole VAE's place) with `groups` groups in its norms.
+    pub(crate) fn new(at: &Scope<'_>, groups: usize) -> Result<Encoder> {
+        let encoder = at.at("encoder");
+        let conv_in = encoder.conv3("conv_in", 3, 1, 1)?;
+        let mut channels = conv_in.weights.outputs();
+        let down = levels(&encoder, "down_blocks", "downsamplers", &mut channels, groups)?;
+        let mid = Mid::new(&encoder.at("mid_block"), channels, groups)?;
+        let conv_out = encoder.conv3("conv_out", channels, 1, 1)?;
+        encoder.require(conv_out.weights.outputs() == 8, "conv_out", "8 outputs")?;
+        Ok(Encoder {
+            norm_out: encoder.norm("conv_norm_out", channels, groups, EPS)?,
+            conv_in,
+            down,
+            mid,
+            conv_out,
+            quant: match at.has("quant_conv") {
+                true => Some(at.linear_to("quant_conv", 8, 8)?),
+                false => None,
+            },
+            groups,
+        })
+    }
+
+    /// * `picture`: `(B, H, W, 3)`, -1 to 1
+    /// * returns mean and logarithm of the variance, `(B, H / 8, W / 8, 4 + 4)`
+    pub(crate) fn forward(&self, picture: Map) -> Map {
+        let mut x = ops::conv(&self.conv_in, &picture);
+        for level in &self.down {
+            for resnet in &level.resnets {
+                x = resnet.forward(x, None);
+            }
+            if let Some(conv) = &level.resample {
+                x = ops::conv(conv, &x);
+            }
+        }
+        x = self.mid.forward(x);
+        x = ops::conv(&self.conv_out, &ops::group_norm_silu(&self.norm_out, self.groups, &x));
+        match &self.quant {
+            Some(layer) => ops::linear_map(layer, &x),
+            None => x,
+        }
+    }
+}
+
+fn levels(
+    at: &Scope<'_>,
+    blocks: &str,
+    samplers: &str,
+    channels: &mut usize,
+    groups: usize,
+) -> Result<Vec<Level>> {
+    let down = samplers == "downsamplers";
+    (0..at.count(blocks, "resnets.0.conv1"))
+        .map(|level| {
+            let at = at.at(format!("{blocks}.{level}"));
+            let mut resnets = Vec::new();
+            for i in 0..at.count("resnets", "conv1") {
+                let resnet = Resnet::new(&at.at(format!("resnets.{i}")), *channels, None, groups, EPS)?;
+                *channels = resnet.channels();
+                resnets.push(resnet);
+            }
+            let name = format!("{samplers}.0.conv");
+            let resample = match at.has(&name) {
+                // Unlike the UNet, the encoder pads at the right and below only.
+                true if down => Some(at.conv3(&name, *channels, 2, 0)?),
+                true => Some(at.conv3(&name, *channels, 1, 1)?),
+                false => None,
+            };
+            if let Some(conv) = &resample {
+                *channels = conv.weights.outputs();
+            }
+            Ok(Level { resnets, resample })
+        })
+        .collect()
+}
+
+/// The lowest resolution: resnet, attention with one head, resnet.
+#[derive(Debug)]
+struct Mid {
+    resnet1: Resnet,
+    attention: Option<Attention>,
+    resnet2: Resnet,
+}
+
+#[derive(Debug)]
+struct Attention {
+    norm: Norm,
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    groups: usize,
+}
+
+impl Mid {
+    fn new(at: &Scope<'_>, channels: usize, groups: usize) -> Result<Mid> {
+        let resnet = |name| -> Result<Resnet> {
+            let resnet = Resnet::new(&at.at(name), channels, None, groups, EPS)?;
+            at.at(name).require(resnet.channels() == channels, "conv1", "as many outputs as inputs")?;
+            Ok(resnet)
+        };
+        let attention = match at.has("attentions.0.to_q") {
+            true => {
+                let at = at.at("attentions.0");
+                let linear = |name| at.linear_to(name, channels, channels);
+                Some(Attention {
+                    norm: at.norm("group_norm", channels, groups, EPS)?,
+                    to_q: linear("to_q")?,
+                    to_k: linear("to_k")?,
+                    to_v: linear("to_v")?,
+                    to_out: linear("to_out.0")?,
+                    groups,
+                })
+            }
+            false => None,
+        };
+        Ok(Mid { resnet1: resnet("resnets.0")?, attention, resnet2: resnet("resnets.1")? })
+    }
+
+    fn forward(&self, x: Map) -> Map {
+        let mut x = self.resnet1.forward(x, None);
+        if let Some(attention) = &self.attention {
+            x = attention.forward(x);
+        }
+        self.resnet2.forward(x, None)
+    }
+}
+
+impl Attention {
+    fn forward(&self, x: Map) -> Map {
+        let size = x.size();
+        let h = ops::group_norm(&self.norm, self.groups, &x).into_tokens();
+        let (q, k) = (ops::linear(&self.to_q, &h), ops::linear(&self.to_k, &h));
+        let h = ops::attention(&q, &k, &ops::linear(&self.to_v, &h), 1, false);
+        ops::add(ops::linear(&self.to_out, &h).into_map(size.height, size.width), &x)
+    }
+}

@@ -1,0 +1,267 @@
+"""Writes what diffusers and transformers make of two models whose weights are a formula.
+
+`tiny`: everything that a configuration can say differs from SD 1.x, and all is small.
+`sd15`: the structure of SD 1.5 (four levels, two resnets each, 32 groups, 8 heads, CLIP's vocabulary),
+so that the same weights can also be written as a single file of the original naming; narrow.
+
+Weights are not stored. Each value is a function of its tensor's name and its index (`fill`), made
+again by the tests; inputs too. Beside the configurations each folder has `tensors.json`, the names
+and shapes per network. `<model>.safetensors` holds the networks' answers, all f32:
+
+    text.ids                the chunk that was encoded (i64)
+    text.last, text.skip2   its encoding, and that with clip skip 2, (1, 77, width)
+    unet.<t>.<tokens>       for latents (2, 4, 12, 10), timestep t, context (2, tokens, width)
+    sinusoid.<t>            the timestep embedding before the first layer
+    vae.moments             mean and logarithm of the variance, for a picture (1, 3, 48, 32)
+    vae.picture             decoded from latents (1, 4, 3, 5)
+    latents                 a whole generation: "a fox", 48 x 64, euler, karras, 4 steps, guidance 3,
+                            seed 3
+
+Run: python make.py   (a minute). Versions: see ../pictures/reference.py, which it uses.
+"""
+
+import json
+import math
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.embeddings import get_timestep_embedding
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "pictures"))
+import reference  # noqa: E402
+
+SD1_UNET = {
+    "sample_size": 8, "in_channels": 4, "out_channels": 4,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
+SD1_VAE = {
+    "sample_size": 64, "in_channels": 3, "out_channels": 3, "latent_channels": 4,
+    "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+MODELS = {
+    "tiny": {
+        "unet": {**SD1_UNET, "layers_per_block": 1, "block_out_channels": [16, 24],
+                 "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+                 "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+                 "attention_head_dim": 4, "cross_attention_dim": 40, "norm_num_groups": 8},
+        "vae": {**SD1_VAE, "layers_per_block": 1, "block_out_channels": [8, 8, 12, 16],
+                "norm_num_groups": 4, "scaling_factor": 0.25},
+        "text_encoder": {"hidden_size": 40, "intermediate_size": 96, "num_hidden_layers": 3,
+                         "num_attention_heads": 4, "hidden_act": "gelu", "vocab_size": 526,
+                         "bos_token_id": 524, "eos_token_id": 525, "pad_token_id": 525},
+        "scheduler": {"_class_name": "DDIMScheduler", "beta_start": 0.001, "beta_end": 0.011,
+                      "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
+                      "prediction_type": "v_prediction"},
+    },
+    "sd15": {
+        "unet": {**SD1_UNET, "layers_per_block": 2, "block_out_channels": [64, 96, 128, 128],
+                 "attention_head_dim": 8, "cross_attention_dim": 128},
+        "vae": {**SD1_VAE, "layers_per_block": 2, "block_out_channels": [64, 64, 96, 128],
+                "scaling_factor": 0.18215},
+        "text_encoder": {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2,
+                         "num_attention_heads": 2, "hidden_act": "quick_gelu", "vocab_size": 49408,
+                         "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407},
+        "scheduler": {"_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012,
+                      "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
+                      "prediction_type": "epsilon", "set_alpha_to_one": False, "skip_prk_steps": True,
+                      "steps_offset": 1},
+    },
+}
+COMPONENTS = {
+    "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
+    "text_encoder": ["transformers", "CLIPTextModel"], "scheduler": ["diffusers", "DDIMScheduler"],
+    "safety_checker": [None, None],
+}
+KIND = {
+    "unet": {"_class_name": "UNet2DConditionModel"},
+    "vae": {"_class_name": "AutoencoderKL"},
+    "text_encoder": {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"},
+}
+MERGES = ["f o", "fo x</w>", "b l", "u e</w>", "bl ue</w>", "l i", "g h", "li gh", "ligh t</w>", "a n",
+          "o n</w>", "b a"]
+PROMPT = "a fox"
+SD15_PROMPT = [320, 3240]  # "a fox" in CLIP's vocabulary, which is not in this folder
+
+# --- the formula -----------------------------------------------------------------------------
+
+
+def uniform(name, count):
+    """`count` numbers in [-1, 1), exact in f32: FNV-1a of the name, then SplitMix64."""
+    seed = 0xCBF29CE484222325
+    for byte in name.encode():
+        seed = (seed ^ byte) * 0x100000001B3 & (1 << 64) - 1
+    with np.errstate(over="ignore"):
+        z = np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return (z >> np.uint64(40)).astype(np.float32) * np.float32(2**-23) - np.float32(1)
+
+
+def fill(name, shape):
+    """A tensor whose size is right for what its name says it is: activations stay near 1."""
+    if name.endswith(".bias"):
+        center, spread = 0.0, 0.1
+    elif len(shape) == 1:
+        center, spread = 1.0, 0.3
+    elif name.endswith("embedding.weight"):
+        center, spread = 0.0, 0.5
+    else:
+        center, spread = 0.0, math.sqrt(3 / math.prod(shape[1:]))
+    values = np.float32(center) + np.float32(spread) * uniform(name, math.prod(shape))
+    return torch.from_numpy(values.reshape(shape))
+
+
+def given(name, shape):
+    """An input of unit variance."""
+    return torch.from_numpy((np.float32(math.sqrt(3)) * uniform(name, math.prod(shape))).reshape(shape))
+
+
+# --- the folders -----------------------------------------------------------------------------
+
+
+def write_json(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def write_folder(folder, model):
+    """The folder without weights, and the names and shapes of these."""
+    config = {part: {**KIND[part], **model[part]} for part in KIND}
+    for part in ("unet", "vae", "text_encoder"):
+        write_json(folder / part / "config.json", config[part])
+    write_json(folder / "scheduler" / "scheduler_config.json", model["scheduler"])
+    components = dict(COMPONENTS)
+    if model["text_encoder"]["vocab_size"] < 49408:
+        write_tokenizer(folder / "tokenizer")
+        components["tokenizer"] = ["transformers", "CLIPTokenizer"]
+    write_json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline", **components})
+
+    parts = {
+        "unet": UNet2DConditionModel(**model["unet"]),
+        "vae": AutoencoderKL(**model["vae"]),
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**model["text_encoder"])),
+    }
+    # One tensor a line: a listing that can be read and compared.
+    lines = []
+    for part, network in parts.items():
+        prefix = "text_model." if part == "text_encoder" else ""
+        for name, tensor in sorted(network.state_dict().items()):
+            name = prefix + name.removeprefix(prefix)
+            lines.append(f'"{part}.{name}": {json.dumps(list(tensor.shape))}')
+    (folder / "tensors.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def write_tokenizer(folder):
+    """A CLIP tokenizer of bytes and a few merges."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("\xa1"), ord("\xac") + 1),
+                 *range(ord("\xae"), ord("\xff") + 1)]
+    others = [256 + i for i in range(256 - len(printable))]
+    letters = [chr(code) for code in (*printable, *others)]
+    words = [*letters, *(letter + "</w>" for letter in letters),
+             *(merge.replace(" ", "") for merge in MERGES), "<|startoftext|>", "<|endoftext|>"]
+    write_json(folder / "vocab.json", {word: i for i, word in enumerate(words)})
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(MERGES) + "\n")
+    end = "<|endoftext|>"
+    special = {"bos_token": "<|startoftext|>", "eos_token": end, "unk_token": end, "pad_token": end}
+    write_json(folder / "special_tokens_map.json", special)
+    write_json(folder / "tokenizer_config.json",
+               {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True,
+                "add_prefix_space": False, "errors": "replace", **special})
+
+
+FILES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+
+
+def with_weights(folder, target):
+    """A copy of the folder with its weights, as the tests make it."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            copy = target / path.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    shapes = json.loads((folder / "tensors.json").read_text())
+    for part, file in FILES.items():
+        tensors = {name.removeprefix(f"{part}."): fill(name, shape)
+                   for name, shape in shapes.items() if name.startswith(f"{part}.")}
+        save_file(tensors, target / part / f"{file}.safetensors")
+
+
+# --- the answers -----------------------------------------------------------------------------
+
+
+def answers(model):
+    """What the networks say."""
+    width = model.text_encoder.config.hidden_size
+    start, end = model.text_encoder.config.bos_token_id, model.text_encoder.config.eos_token_id
+    words = [(37 * i + 5) % start for i in range(20)]
+    ids = [start, *words, *[end] * (76 - len(words))]
+    out = {"text.ids": torch.tensor(ids)}
+    out["text.last"] = reference.encode_chunks(model, [(ids, [1.0] * 77)])
+    out["text.skip2"] = reference.encode_chunks(model, [(ids, [1.0] * 77)], clip_skip=2)
+
+    x = given("latents", (2, 4, 12, 10))
+    for t, tokens in ((999.0, 77), (541.375, 154), (0.5, 77)):
+        context = given(f"context {tokens}", (2, tokens, width))
+        out[f"unet.{t}.{tokens}"] = model.unet(x, torch.tensor([t, t]), context).sample
+        channels = model.unet.config.block_out_channels[0]
+        out[f"sinusoid.{t}"] = get_timestep_embedding(
+            torch.tensor([t]), channels, flip_sin_to_cos=True, downscale_freq_shift=0)
+
+    picture = given("picture", (1, 3, 48, 32)) / math.sqrt(3)
+    out["vae.moments"] = model.vae.encode(picture).latent_dist.parameters
+    out["vae.picture"] = model.vae.decode(given("vae latents", (1, 4, 3, 5))).sample
+
+    def encode(text, ids):
+        if model.tokenizer:
+            return reference.encode(model, text)
+        chunk = [start, *ids, *[end] * (76 - len(ids))], [1.0] * 77
+        return reference.encode_chunks(model, [chunk])
+
+    out["latents"] = reference.sample(
+        model, encode(PROMPT, SD15_PROMPT), encode("", []), sampler="euler", schedule="karras",
+        steps=4, guidance=3.0, seed=3, width=48, height=64)
+    return out
+
+
+def check(folder, model, out):
+    """Every weight must matter, or a test could pass without it."""
+    for name, tensor in out.items():
+        assert tensor.isfinite().all(), name
+        print(f"{folder.name} {name}: {tuple(tensor.shape)}, {tensor.float().std():.3f}")
+    with torch.enable_grad():
+        width = model.text_encoder.config.hidden_size
+        x, context = given("latents", (2, 4, 12, 10)), given("context 77", (2, 77, width))
+        made = [
+            model.text_encoder(out["text.ids"][None]).last_hidden_state,
+            model.unet(x, torch.tensor([541.375, 541.375]), context).sample,
+            model.vae.encode(given("picture", (1, 3, 48, 32))).latent_dist.parameters,
+            model.vae.decode(given("vae latents", (1, 4, 3, 5))).sample,
+        ]
+        # Against fixed random directions, so that no norm can cancel a gradient.
+        sum((y * given("direction", y.shape)).sum() for y in made).backward()
+    for network in (model.text_encoder, model.unet, model.vae):
+        for name, parameter in network.named_parameters():
+            # A key's bias adds the same to every score of a query, and softmax takes it out.
+            if not name.endswith(("k_proj.bias", "to_k.bias")):
+                assert parameter.grad.abs().max() > 1e-5, f"{name} does not matter"
+
+
+if __name__ == "__main__":
+    for name, model in MODELS.items():
+        write_folder(HERE / name, model)
+        with tempfile.TemporaryDirectory() as target:
+            with_weights(HERE / name, Path(target))
+            loaded = reference.Model(target)
+        out = answers(loaded)
+        check(HERE / name, loaded, out)
+        out = {key: value.contiguous() for key, value in out.items()}
+        save_file(out, HERE / f"{name}.safetensors")
