@@ -1,0 +1,534 @@
+//! The library: model files by name.
+//!
+//! Base models, adapters and VAEs are found in the [starter](crate::starter), in the folders that the
+//! person names, and in the platform's data folder. A file's name is its file name without extension, a
+//! folder's the folder's. What lies in subfolders can also be called by its path from the library's
+//! folder (`styles/ink`), an adapter also by the name that its trainer gave it (`ss_output_name`). A
+//! path always works.
+//!
+//! Opening the library only lists files. A header is read when a name alone does not decide, so that
+//! thousands of files cost nothing.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use engine::checkpoint::header::TensorFile;
+use fs_err as fs;
+
+use crate::{
+    Code, Error, FileRef, GenerationParams, Result,
+    hash::{self, HashCache, Hashes},
+    starter::{self, Starter},
+};
+
+/// How many folders deep a library's folder is searched.
+const MAX_DEPTH: usize = 8;
+
+/// How many files and folders are looked at in all; more is no library.
+const MAX_VISITED: usize = 200_000;
+
+/// What a model file is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A checkpoint with all its networks.
+    BaseModel,
+    /// A file of weight changes.
+    Adapter,
+    /// A VAE by itself.
+    Vae,
+}
+
+impl Kind {
+    fn noun(self) -> &'static str {
+        match self {
+            Kind::BaseModel => "base model",
+            Kind::Adapter => "adapter",
+            Kind::Vae => "VAE",
+        }
+    }
+}
+
+/// Where a library looks.
+#[derive(Debug, Clone, Default)]
+pub struct Folders {
+    /// The starter's folder.
+    pub starter: Option<PathBuf>,
+    /// Folders with models, as the person names them: each must exist.
+    pub models: Vec<PathBuf>,
+    /// The platform's folder for models, if it exists.
+    pub data: Option<PathBuf>,
+    /// Where hashes are remembered.
+    pub cache: Option<PathBuf>,
+    /// Where the first picture of a recipe is looked for, by its name.
+    pub pictures: Vec<PathBuf>,
+}
+
+impl Folders {
+    /// The starter, the data folder and the cache folder of this machine.
+    #[must_use]
+    pub fn of_this_machine() -> Folders {
+        Folders {
+            starter: Starter::folder(),
+            models: Vec::new(),
+            data: dirs::data_dir().map(|folder| folder.join("impasto").join("models")),
+            cache: dirs::cache_dir().map(|folder| folder.join("impasto")),
+            pictures: Vec::new(),
+        }
+    }
+}
+
+/// Model files by name.
+#[derive(Debug)]
+pub struct Library {
+    entries: Vec<Entry>,
+    starter: Option<Starter>,
+    hashes: HashCache,
+    pictures: Vec<PathBuf>,
+    /// The folders that were searched, for messages.
+    searched: Vec<PathBuf>,
+}
+
+/// One file or folder of the library.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Name without extension and folder.
+    pub name: String,
+    /// Path from the library's folder, with slashes, without extension; the starter's begin with
+    /// `starter/`.
+    pub qualified_name: String,
+    /// For a person, where that is known.
+    pub title: Option<String>,
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it is, where that is known without reading it.
+    kind: Option<Kind>,
+    /// Its hash, where that is known without reading it.
+    sha256: Option<String>,
+}
+
+/// A file that was found, and how it is called from now on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// Where it is.
+    pub path: PathBuf,
+    /// By name and complete hashes.
+    pub reference: FileRef,
+    /// If it is not quite what was asked for.
+    pub warning: Option<String>,
+}
+
+impl Library {
+    /// Lists what is in the folders.
+    ///
+    /// # Errors
+    /// Fails if a folder that was named cannot be read, or the starter's list is damaged.
+    pub fn open(folders: Folders) -> Result<Library> {
+        let mut entries = Vec::new();
+        let starter = folders.starter.as_deref().map(Starter::open).transpose()?;
+        if let Some(starter) = &starter {
+            list_starter(starter, &mut entries);
+        }
+        let mut searched = Vec::new();
+        for folder in &folders.models {
+            // Failing here, with a message that names the folder, is better than finding nothing.
+            fs::read_dir(folder)?;
+            searched.push(folder.clone());
+        }
+        searched.extend(folders.data.filter(|folder| folder.is_dir()));
+        let mut walk = Walk { entries, seen: BTreeSet::new(), visited: 0 };
+        for folder in &searched {
+            walk.folder(folder, folder, MAX_DEPTH);
+        }
+        let hashes = HashCache::open(folders.cache.as_deref());
+        Ok(Library { entries: walk.entries, starter, hashes, pictures: folders.pictures, searched })
+    }
+
+    /// Everything that was found, the starter first, then by folder and name.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The starter, if the program has one.
+    #[must_use]
+    pub fn starter(&self) -> Option<&Starter> {
+        self.starter.as_ref()
+    }
+
+    /// Parameters that suit a base model: what `starter.json` says for the starter, else the
+    /// [defaults](GenerationParams::default) of SD 1.x.
+    ///
+    /// # Errors
+    /// Fails if there is no such base model.
+    pub fn defaults(&self, model: &FileRef) -> Result<GenerationParams> {
+        let (path, _) = self.locate(Kind::BaseModel, model)?;
+        let mut params =
+            GenerationParams { model: model.clone(), ..GenerationParams::default() };
+        if let Some(starter) = &self.starter
+            && same_file(&path, &starter.model())
+        {
+            let defaults = starter.catalog.defaults.clone();
+            params.width = defaults.width;
+            params.height = defaults.height;
+            params.steps = defaults.steps;
+            params.guidance_scale = defaults.guidance;
+            params.sampler = defaults.sampler;
+            params.schedule = defaults.schedule;
+            params.prompt = defaults.prompt;
+        }
+        Ok(params)
+    }
+
+    /// Finds a model file by path, by name, or else by hash.
+    ///
+    /// # Errors
+    /// Fails if nothing or more than one thing has that name (the message lists what comes near), or
+    /// the file cannot be read.
+    pub fn find(&self, kind: Kind, wanted: &FileRef) -> Result<Found> {
+        let (path, name) = self.locate(kind, wanted)?;
+        let hashes = self.hashes.hashes(&path)?;
+        if !agrees(wanted, &hashes) {
+            // Another file has taken the name. The right one may be here under another.
+            if let Some((path, name, hashes)) = self.by_hash(kind, wanted) {
+                return Ok(found(path, name, hashes, None));
+            }
+            let warning = format!(
+                "the {} `{name}` is not the file that the recipe names: its contents differ",
+                kind.noun()
+            );
+            return Ok(found(path, name, hashes, Some(warning)));
+        }
+        Ok(found(path, name, hashes, None))
+    }
+
+    /// Finds a picture by path, or by name beside the recipe.
+    ///
+    /// # Errors
+    /// Fails if there is none.
+    pub fn find_picture(&self, wanted: &FileRef) -> Result<Found> {
+        let here = Path::new("").to_owned();
+        let candidates = [&here].into_iter().chain(&self.pictures);
+        let path = candidates
+            .map(|folder| folder.join(&wanted.name))
+            .find(|path| path.is_file())
+            .ok_or_else(|| {
+                Error::new(Code::MissingFile, format!("there is no file `{}`", wanted.name))
+                    .hint("put it beside the recipe, or give its path")
+            })?;
+        let hashes = Hashes { sha256: hash::sha256(&path)?, data_sha256: None };
+        let name = file_name(&path);
+        let warning = (!agrees(wanted, &hashes)).then(|| {
+            format!("`{name}` is not the file that the recipe names: its contents differ")
+        });
+        Ok(found(path, name, hashes, warning))
+    }
+
+    /// Path and name of a model file; its contents are not looked at.
+    fn locate(&self, kind: Kind, wanted: &FileRef) -> Result<(PathBuf, String)> {
+        let name = wanted.name.as_str();
+        let as_path = Path::new(name);
+        let by_path = || (as_path.to_owned(), model_name(as_path));
+        // A plain word is a name first, so that a folder which happens to be here does not get in the
+        // way.
+        let is_word = as_path.components().count() == 1 && as_path.extension().is_none();
+        if !is_word && as_path.exists() {
+            return Ok(by_path());
+        }
+        let matches = self.named(kind, name);
+        match matches[..] {
+            [entry] => return Ok((entry.path.clone(), entry.name.clone())),
+            [] => {}
+            _ => return self.only_one(kind, name, &matches),
+        }
+        if !name.is_empty() && as_path.exists() {
+            return Ok(by_path());
+        }
+        if let Some((path, name, _)) = self.by_hash(kind, wanted) {
+            return Ok((path, name));
+        }
+        Err(self.nothing(kind, name))
+    }
+
+    /// Of several with one name, the one that is of the right kind.
+    fn only_one(&self, kind: Kind, name: &str, all: &[&Entry]) -> Result<(PathBuf, String)> {
+        let right: Vec<_> = all.iter().filter(|entry| entry.kind() == Some(kind)).collect();
+        if let [entry] = right[..] {
+            return Ok((entry.path.clone(), entry.name.clone()));
+        }
+        let names: Vec<_> = all.iter().map(|entry| entry.qualified_name.as_str()).collect();
+        let paths: Vec<_> =
+            all.iter().map(|entry| format!("`{}`", entry.path.display())).collect();
+        let distinct = names.iter().collect::<BTreeSet<_>>().len() == names.len();
+        let hint = if distinct {
+            format!("call one of them `{}`", names.join("` or `"))
+        } else {
+            "give the path of one of them".to_owned()
+        };
+        let message = format!(
+            "`{name}` could be more than one {}: {}",
+            kind.noun(),
+            paths.join(" or ")
+        );
+        Err(Error::new(Code::Unknown, message).hint(hint))
+    }
+
+    /// Entries of a name: exact, then by a trainer's name, then in another case.
+    fn named(&self, kind: Kind, name: &str) -> Vec<&Entry> {
+        let stem = name.strip_suffix(".safetensors").unwrap_or(name);
+        // What is known to be something else is out of the question.
+        let possible = || {
+            self.entries.iter().filter(move |entry| entry.kind.is_none_or(|known| known == kind))
+        };
+        let is = |entry: &&Entry| entry.name == stem || entry.qualified_name == stem;
+        let exact: Vec<_> = possible().filter(is).collect();
+        if !exact.is_empty() || stem.is_empty() {
+            return exact;
+        }
+        if kind == Kind::Adapter {
+            let aliased: Vec<_> =
+                possible().filter(|entry| entry.alias().as_deref() == Some(stem)).collect();
+            if !aliased.is_empty() {
+                return aliased;
+            }
+        }
+        let lower = stem.to_lowercase();
+        possible().filter(|entry| entry.name.to_lowercase() == lower).collect()
+    }
+
+    /// A file with the wanted hash, among those whose hash is known without reading them.
+    fn by_hash(&self, kind: Kind, wanted: &FileRef) -> Option<(PathBuf, String, Hashes)> {
+        if wanted.sha256.is_none() && wanted.data_sha256.is_none() {
+            return None;
+        }
+        self.entries.iter().filter(|entry| entry.kind.is_none_or(|known| known == kind)).find_map(
+            |entry| {
+                let known = entry.sha256.clone().map(|sha256| Hashes { sha256, data_sha256: None });
+                let hashes = self.hashes.known(&entry.path).or(known)?;
+                let right = says(wanted.sha256.as_ref(), Some(&hashes.sha256))
+                    || says(wanted.data_sha256.as_ref(), hashes.data_sha256.as_ref());
+                let right = right && entry.kind() == Some(kind);
+                let hashes = self.hashes.hashes(&entry.path).ok().filter(|_| right)?;
+                Some((entry.path.clone(), entry.name.clone(), hashes))
+            },
+        )
+    }
+
+    fn nothing(&self, kind: Kind, name: &str) -> Error {
+        let noun = kind.noun();
+        let message = format!("there is no {noun} `{name}`");
+        let error = Error::new(Code::MissingFile, message);
+        let names: BTreeSet<&str> = self
+            .entries
+            .iter()
+            .filter(|entry| entry.kind.is_none_or(|known| known == kind))
+            .map(|entry| entry.name.as_str())
+            .collect();
+        let near = near_matches(name, &names);
+        if !near.is_empty() {
+            return error.hint(format!("did you mean `{}`?", near.join("` or `")));
+        }
+        // Few names are told at once. Of many, it is told where they were looked for.
+        if (1..=8).contains(&names.len()) {
+            let names: Vec<_> = names.into_iter().collect();
+            return error.hint(format!("there are `{}`; a path can be given, too", names.join("`, `")));
+        }
+        let folders: Vec<_> =
+            self.searched.iter().map(|folder| format!("`{}`", folder.display())).collect();
+        error.hint(match &folders[..] {
+            [] => "give its path, or the folder that it is in (`--models`)".to_owned(),
+            _ => format!("looked in {}; a path can be given, too", folders.join(", ")),
+        })
+    }
+}
+
+impl Entry {
+    /// What it is; reads its header if need be.
+    #[must_use]
+    pub fn kind(&self) -> Option<Kind> {
+        self.kind.or_else(|| kind_of(&self.path))
+    }
+
+    /// The name that an adapter's trainer gave it. A1111 counts the empty ones as none.
+    fn alias(&self) -> Option<String> {
+        let file = TensorFile::open(&self.path).ok()?;
+        let alias = file.metadata().get("ss_output_name")?;
+        (!alias.is_empty() && !alias.eq_ignore_ascii_case("none")).then(|| alias.clone())
+    }
+}
+
+/// What a file or folder is, from its header.
+fn kind_of(path: &Path) -> Option<Kind> {
+    todo!()
+}
+
+fn found(path: PathBuf, name: String, hashes: Hashes, warning: Option<String>) -> Found {
+    let Hashes { sha256, data_sha256 } = hashes;
+    let reference = FileRef { name, sha256: Some(sha256), data_sha256 };
+    Found { path, reference, warning }
+}
+
+/// Whether hashes are those of a file that was asked for, as far as that says.
+fn agrees(wanted: &FileRef, found: &Hashes) -> bool {
+    let fits = |wanted: &Option<String>, found: Option<&String>| {
+        wanted.is_none() || found.is_none() || says(wanted.as_ref(), found)
+    };
+    fits(&wanted.sha256, Some(&found.sha256)) && fits(&wanted.data_sha256, found.data_sha256.as_ref())
+}
+
+/// Whether a wanted hash, maybe shortened, is that of a file.
+fn says(wanted: Option<&String>, found: Option<&String>) -> bool {
+    match (wanted, found) {
+        (Some(wanted), Some(found)) => {
+            wanted.len() >= 8 && found.starts_with(&wanted.to_ascii_lowercase())
+        }
+        _ => false,
+    }
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    match (fs::canonicalize(a), fs::canonicalize(b)) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// What a model file or folder is called.
+fn model_name(path: &Path) -> String {
+    // A path like `.` or `models/..` has no name of its own.
+    let named = match path.file_name() {
+        Some(_) => path.to_owned(),
+        None => fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
+    };
+    match named.extension() {
+        Some(extension) if extension == "safetensors" => {
+            named.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+        }
+        _ => file_name(&named),
+    }
+}
+
+fn list_starter(starter: &Starter, entries: &mut Vec<Entry>) {
+    let qualified = |name: &str| format!("{}/{name}", starter::NAME);
+    entries.push(Entry {
+        name: starter::NAME.to_owned(),
+        qualified_name: qualified(starter::NAME),
+        title: Some(starter.catalog.model.title.clone()),
+        path: starter.model(),
+        kind: Some(Kind::BaseModel),
+        sha256: None,
+    });
+    for style in &starter.catalog.adapters {
+        entries.push(Entry {
+            name: style.name.clone(),
+            qualified_name: qualified(&style.name),
+            title: Some(style.title.clone()),
+            path: starter.folder.join(&style.file),
+            kind: Some(Kind::Adapter),
+            sha256: Some(style.sha256.clone()),
+        });
+    }
+    // Adapters that are there but not in the list work like any other file.
+    let mut walk = Walk { entries: Vec::new(), seen: BTreeSet::new(), visited: 0 };
+    let folder = starter.folder.join("adapters");
+    walk.folder(&folder, &folder, 1);
+    for entry in walk.entries {
+        if entries.iter().all(|listed| !same_file(&listed.path, &entry.path)) {
+            let qualified_name = qualified(&entry.name);
+            entries.push(Entry { qualified_name, kind: Some(Kind::Adapter), ..entry });
+        }
+    }
+}
+
+/// A search through folders that ends, whatever links there are.
+struct Walk {
+    entries: Vec<Entry>,
+    /// Where links lead has been seen before, or not.
+    seen: BTreeSet<PathBuf>,
+    visited: usize,
+}
+
+impl Walk {
+    fn folder(&mut self, root: &Path, folder: &Path, depth: usize) {
+        // What cannot be read is not in the library. A folder that the person named was read before.
+        let Ok(read) = fs::read_dir(folder) else { return };
+        let mut paths: Vec<PathBuf> = read.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        paths.sort();
+        for path in paths {
+            self.visited += 1;
+            if self.visited > MAX_VISITED {
+                return;
+            }
+            let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
+            if hidden || !self.first_time(&path) {
+                continue;
+            }
+            let is_folder = path.is_dir();
+            if is_model_folder(&path) || !is_folder && is_model_file(&path) {
+                self.entries.push(entry(root, path));
+            } else if is_folder && depth > 1 {
+                self.folder(root, &path, depth - 1);
+            }
+        }
+    }
+
+    fn first_time(&mut self, path: &Path) -> bool {
+        fs::canonicalize(path).is_ok_and(|path| self.seen.insert(path))
+    }
+}
+
+fn entry(root: &Path, path: PathBuf) -> Entry {
+    let name = model_name(&path);
+    let folder = path.strip_prefix(root).ok().and_then(Path::parent);
+    let parts = folder.into_iter().flatten().map(|part| part.to_string_lossy().into_owned());
+    let parts: Vec<String> = parts.chain([name.clone()]).collect();
+    Entry { name, qualified_name: parts.join("/"), title: None, path, kind: None, sha256: None }
+}
+
+/// A diffusers folder, or an adapter as PEFT stores it.
+fn is_model_folder(path: &Path) -> bool {
+    ["unet/config.json", "model_index.json", "adapter_config.json"]
+        .iter()
+        .any(|file| path.join(file).is_file())
+}
+
+fn is_model_file(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
+}
+
+/// Names like this one, the nearest first: with few letters changed, or with this one in them.
+fn near_matches<'a>(name: &str, names: &BTreeSet<&'a str>) -> Vec<&'a str> {
+    let name = name.to_lowercase();
+    let mut near: Vec<(usize, &str)> = names
+        .iter()
+        .filter_map(|&candidate| {
+            let lower = candidate.to_lowercase();
+            let distance = edit_distance(&name, &lower);
+            let contained = name.chars().count() >= 3 && lower.contains(&name);
+            (contained || distance <= name.chars().count().div_ceil(4)).then_some((distance, candidate))
+        })
+        .collect();
+    near.sort_unstable();
+    near.into_iter().take(5).map(|(_, candidate)| candidate).collect()
+}
+
+/// Levenshtein's distance: how many letters to insert, delete or replace.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, &to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
