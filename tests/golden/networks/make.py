@@ -2,7 +2,8 @@
 
 `tiny`: everything that a configuration can say differs from SD 1.x, and all is small.
 `sd15`: the structure of SD 1.5 (four levels, two resnets each, 32 groups, 8 heads, CLIP's vocabulary),
-so that the same weights can also be written as a single file of the original naming; narrow.
+so that the same weights can also be written as a single file of the original naming (with the maps
+of ../../fixtures/keymaps, which name exactly these tensors); narrow.
 
 Weights are not stored. Each value is a function of its tensor's name and its index (`fill`), made
 again by the tests; inputs too. Beside the configurations each folder has `tensors.json`, the names
@@ -64,7 +65,7 @@ MODELS = {
     "sd15": {
         "unet": {**SD1_UNET, "layers_per_block": 2, "block_out_channels": [64, 96, 128, 128],
                  "attention_head_dim": 8, "cross_attention_dim": 128},
-        "vae": {**SD1_VAE, "layers_per_block": 2, "block_out_channels": [64, 64, 96, 128],
+        "vae": {**SD1_VAE, "layers_per_block": 2, "block_out_channels": [64, 96, 128, 128],
                 "scaling_factor": 0.18215},
         "text_encoder": {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2,
                          "num_attention_heads": 2, "hidden_act": "quick_gelu", "vocab_size": 49408,
