@@ -15,10 +15,10 @@ and shapes per network. `<model>.safetensors` holds the networks' answers, all f
     sinusoid.<t>            the timestep embedding before the first layer
     vae.moments             mean and logarithm of the variance, for a picture (1, 3, 48, 32)
     vae.picture             decoded from latents (1, 4, 3, 5)
-    latents                 a whole generation: "a fox", 48 x 64, euler, karras, 4 steps, guidance 3,
-                            seed 3
+    latents.<sampler>.<schedule>   the end of a whole generation: "a fox", 48 x 64 pixels, guidance 3,
+                            seed 3; for tiny all pairs with 20 steps, for sd15 a few with 5
 
-Run: python make.py   (a minute). Versions: see ../pictures/reference.py, which it uses.
+Run: python make.py   (two minutes). Versions: see ../pictures/reference.py, which it uses.
 """
 
 import json
@@ -227,9 +227,16 @@ def answers(model):
         chunk = [start, *ids, *[end] * (76 - len(ids))], [1.0] * 77
         return reference.encode_chunks(model, [chunk])
 
-    out["latents"] = reference.sample(
-        model, encode(PROMPT, SD15_PROMPT), encode("", []), sampler="euler", schedule="karras",
-        steps=4, guidance=3.0, seed=3, width=48, height=64)
+    cond, uncond = encode(PROMPT, SD15_PROMPT), encode("", [])
+    for sampler in reference.SAMPLERS if model.tokenizer else ("euler", "dpmpp_2m", "ddim", "unipc"):
+        for schedule in reference.SCHEDULES if model.tokenizer else ("karras",):
+            name = f"latents.{sampler}"
+            if sampler not in reference.OWN_SCHEDULE:
+                name += f".{schedule}"
+            if name not in out:
+                out[name] = reference.sample(
+                    model, cond, uncond, sampler=sampler, schedule=schedule, guidance=3.0, seed=3,
+                    steps=20 if model.tokenizer else 5, width=48, height=64)
     return out
 
 
