@@ -11,6 +11,8 @@ mod ops;
 mod preview;
 mod request;
 pub mod sample;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod text;
 
 pub use adapter::PatchReport;

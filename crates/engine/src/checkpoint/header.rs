@@ -180,8 +180,9 @@ impl TensorFile {
                 }
                 continue;
             }
-            let info = tensor_info(&value, data_begin)
-                .map_err(|problem| damaged(format!("its header is wrong for `{name}`: {problem}")))?;
+            let info = tensor_info(&value, data_begin).map_err(|problem| {
+                damaged(format!("its header is wrong for `{name}`: {problem}"))
+            })?;
             tensors.insert(name, info);
         }
         check_extents(&tensors, data_begin, len).map_err(damaged)?;
@@ -336,7 +337,8 @@ fn read_at(file: &fs::File, mut buffer: &mut [u8], mut at: u64) -> std::io::Resu
 fn foreign_container(start: &[u8]) -> Option<(String, &'static str)> {
     const GET_AGAIN: &str = "Download it again, from the page's download button";
     let text = start.iter().position(|byte| !byte.is_ascii_whitespace()).map(|at| &start[at..]);
-    let is_text = !start.contains(&0) && std::str::from_utf8(start).map_or_else(|e| e.valid_up_to() + 4 > start.len(), |_| true);
+    let is_text = !start.contains(&0)
+        && std::str::from_utf8(start).map_or_else(|e| e.valid_up_to() + 4 > start.len(), |_| true);
     Some(match (start, text) {
         ([], _) | (_, None) => ("empty".into(), GET_AGAIN),
         ([b'P', b'K', 3, 4, ..], _) => (

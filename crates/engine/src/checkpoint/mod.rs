@@ -1,2 +1,3 @@
 //! x
 pub mod header;
+pub mod keys;
