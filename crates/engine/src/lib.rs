@@ -16,6 +16,7 @@ pub mod testing;
 pub mod text;
 
 pub use adapter::PatchReport;
+pub use candle_core::Tensor;
 pub use device::{DeviceId, DeviceInfo, devices};
 pub use error::{Error, Result};
 pub use preview::preview;

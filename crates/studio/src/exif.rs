@@ -11,7 +11,7 @@ const USER_COMMENT: u16 = 0x9286;
 /// writers that matter use big-endian whatever the order of the rest, some follow the rest, so the text
 /// itself decides.
 #[must_use]
-pub fn user_comment(exif: &[u8]) -> Option<String> {
+pub(crate) fn user_comment(exif: &[u8]) -> Option<String> {
     let tiff = Tiff::new(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif))?;
     let first = usize::try_from(tiff.u32(4)?).ok()?;
     let directory = tiff.entry(first, EXIF_DIRECTORY)?;

@@ -491,7 +491,7 @@ mod tests {
         assert_eq!(parse("A/b-c d: 1,e: 2"), ["A/b-c d=1"]);
         assert_eq!(parse(r#"RP: "1,2;\"x\" é", Ok: 1"#), [r#"RP=1,2;"x" é"#, "Ok=1"]);
         // Quoted, but not up to a comma; a quote that never ends; an empty one.
-        assert_eq!(parse(r#"ab: "x" y, cd: "z, ef: """#), [r#"ab="x" y"#, r#"cd="z"#, r#"ef="""#]);
+        assert_eq!(parse(r#"ab: "x" y, cd: "z, ef: """#), [r#"ab="x" y"#, r#"cd="z"#, "ef="]);
         assert_eq!(parse("ab:, cd:"), ["ab=", "cd="]);
     }
 }

@@ -61,8 +61,8 @@ pub struct Folders {
     pub data: Option<PathBuf>,
     /// Where hashes are remembered.
     pub cache: Option<PathBuf>,
-    /// Where the first picture of a recipe is looked for, by its name.
-    pub pictures: Vec<PathBuf>,
+    /// Where a recipe's other files are looked for by name: the picture that it starts from.
+    pub beside: Vec<PathBuf>,
 }
 
 impl Folders {
@@ -74,7 +74,7 @@ impl Folders {
             models: Vec::new(),
             data: dirs::data_dir().map(|folder| folder.join("impasto").join("models")),
             cache: dirs::cache_dir().map(|folder| folder.join("impasto")),
-            pictures: Vec::new(),
+            beside: Vec::new(),
         }
     }
 }
@@ -85,7 +85,7 @@ pub struct Library {
     entries: Vec<Entry>,
     starter: Option<Starter>,
     hashes: HashCache,
-    pictures: Vec<PathBuf>,
+    beside: Vec<PathBuf>,
     /// The folders that were searched, for messages.
     searched: Vec<PathBuf>,
 }
@@ -142,7 +142,7 @@ impl Library {
             walk.folder(folder, folder, MAX_DEPTH);
         }
         let hashes = HashCache::open(folders.cache.as_deref());
-        Ok(Library { entries: walk.entries, starter, hashes, pictures: folders.pictures, searched })
+        Ok(Library { entries: walk.entries, starter, hashes, beside: folders.beside, searched })
     }
 
     /// Everything that was found, the starter first, then by folder and name.
@@ -203,13 +203,14 @@ impl Library {
         Ok(found(path, name, hashes, None))
     }
 
-    /// Finds a picture by path, or by name beside the recipe.
+    /// Finds a file that is no model (a first picture, first noise) by path, or by name beside the
+    /// recipe.
     ///
     /// # Errors
     /// Fails if there is none.
-    pub fn find_picture(&self, wanted: &FileRef) -> Result<Found> {
+    pub fn find_file(&self, wanted: &FileRef) -> Result<Found> {
         let here = Path::new("").to_owned();
-        let candidates = [&here].into_iter().chain(&self.pictures);
+        let candidates = [&here].into_iter().chain(&self.beside);
         let path = candidates
             .map(|folder| folder.join(&wanted.name))
             .find(|path| path.is_file())
@@ -359,8 +360,8 @@ impl Entry {
 }
 
 /// What a file or folder is, from its header.
-fn kind_of(path: &Path) -> Option<Kind> {
-    todo!()
+fn kind_of(_path: &Path) -> Option<Kind> {
+    None
 }
 
 fn found(path: PathBuf, name: String, hashes: Hashes, warning: Option<String>) -> Found {

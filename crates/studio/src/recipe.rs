@@ -96,6 +96,11 @@ fn without(path: &Path, reason: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use image::{
+        ExtendedColorType, ImageEncoder,
+        codecs::{jpeg::JpegEncoder, webp::WebPEncoder},
+    };
+
     use super::*;
     use crate::{GenerationParams, files::Existing, params};
 
@@ -128,35 +133,29 @@ mod tests {
     }
 
     #[test]
-    fn a_jpeg_with_a_user_comment() {
-        // Start, EXIF data with a comment in UTF-16, one quantization table, a frame of 1 × 1: as much
-        // of a JPEG as is read for its metadata.
+    fn user_comments_of_jpeg_and_webp() {
         let text = "a fox\nSteps: 5, Seed: 77, Size: 64x32";
-        let comment: Vec<u8> = b"UNICODE\0"
-            .iter()
-            .copied()
-            .chain(text.encode_utf16().flat_map(u16::to_be_bytes))
-            .collect();
-        let length = u32::try_from(comment.len()).unwrap().to_be_bytes();
-        let exif = [
-            &b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x87\x69\0\x04\0\0\0\x01\0\0\0\x1A\0\0\0\0"[..],
-            b"\0\x01\x92\x86\0\x07",
-            &length,
-            b"\0\0\0\x2C\0\0\0\0",
-            &comment,
-        ]
-        .concat();
-        let mut jpeg = b"\xFF\xD8\xFF\xE1".to_vec();
-        jpeg.extend(u16::try_from(exif.len() + 2).unwrap().to_be_bytes());
-        jpeg.extend(exif);
-        jpeg.extend(b"\xFF\xDB\0\x43\0");
-        jpeg.extend([1; 64]);
-        jpeg.extend(b"\xFF\xC0\0\x0B\x08\0\x01\0\x01\x01\x01\x11\0");
-        jpeg.extend(b"\xFF\xC4\0\x15\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
-        jpeg.extend(b"\xFF\xDA\0\x08\x01\x01\0\0\x3F\0\0\xFF\xD9");
-        let params = read("a.jpg", &jpeg).unwrap();
-        assert_eq!((params.prompt.as_str(), params.seed), ("a fox", Some(77)));
-        assert_eq!((params.width, params.height), (64, 32));
+        let mut comment = b"UNICODE\0".to_vec();
+        comment.extend(text.encode_utf16().flat_map(u16::to_be_bytes));
+        // A directory with a pointer to a directory with the comment.
+        let mut exif = b"MM\0*\0\0\0\x08\0\x01\x87\x69\0\x04\0\0\0\x01\0\0\0\x1A\0\0\0\0".to_vec();
+        exif.extend(b"\0\x01\x92\x86\0\x07");
+        exif.extend(u32::try_from(comment.len()).unwrap().to_be_bytes());
+        exif.extend(b"\0\0\0\x2C\0\0\0\0");
+        exif.extend(comment);
+
+        let (mut jpeg, mut webp) = (Vec::new(), Vec::new());
+        let mut encoder = JpegEncoder::new(&mut jpeg);
+        encoder.set_exif_metadata(exif.clone()).unwrap();
+        encoder.write_image(&[0; 3], 1, 1, ExtendedColorType::Rgb8).unwrap();
+        let mut encoder = WebPEncoder::new_lossless(&mut webp);
+        encoder.set_exif_metadata(exif).unwrap();
+        encoder.write_image(&[0; 3], 1, 1, ExtendedColorType::Rgb8).unwrap();
+        for (name, bytes) in [("a.jpg", jpeg), ("a.webp", webp)] {
+            let params = read(name, &bytes).unwrap();
+            assert_eq!((params.prompt.as_str(), params.seed), ("a fox", Some(77)), "{name}");
+            assert_eq!((params.width, params.height), (64, 32));
+        }
     }
 
     #[test]

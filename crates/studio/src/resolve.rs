@@ -1,6 +1,9 @@
 //! From generation parameters to a request: the only place where a name becomes a path.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    path::Path,
+};
 
 use engine::{
     AdapterUse, InitImage, Request,
@@ -87,13 +90,13 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
     // Before a picture is scaled to a size that cannot be.
     request.check()?;
     if let Some(noise) = &mut params.noise {
-        let found = library.find_picture(&noise.file)?;
+        let found = library.find_file(&noise.file)?;
         noise.file = found.reference;
         warnings.extend(found.warning);
         request.noise = Some(read_noise(&found.path, noise)?);
     }
     if let Some(InitParams { image: Some(image), denoising_strength }) = &mut params.init {
-        let found = library.find_picture(image)?;
+        let found = library.find_file(image)?;
         *image = found.reference;
         warnings.extend(found.warning);
         let pixels = picture::open(&found.path)?;
@@ -117,6 +120,27 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
 pub fn random_seed() -> u64 {
     // The standard library seeds its hashers from the operating system's random numbers.
     RandomState::new().build_hasher().finish() >> 32
+}
+
+/// One of the noises in a file, `(1, 4, h, w)`.
+fn read_noise(path: &Path, noise: &NoiseParams) -> Result<engine::Tensor> {
+    let file = TensorFile::open(path)?;
+    let shape = file.tensors().get("noise").map(|info| info.shape.clone()).unwrap_or_default();
+    let [count, _, _, _] = shape[..] else {
+        let message = format!("cannot use `{}` as first noise", path.display());
+        return Err(Error::new(Code::Unknown, message)
+            .hint("it must have a tensor `noise` of shape (n, 4, height / 8, width / 8)"));
+    };
+    if noise.index >= count {
+        let message = format!(
+            "`{}` has first noise for {count} pictures, but picture {} of the batch was asked for",
+            path.display(),
+            noise.index + 1
+        );
+        return Err(Error::new(Code::InvalidParams { field: "noise" }, message));
+    }
+    let all = file.read_tensor("noise")?;
+    all.narrow(0, noise.index, 1).map_err(|error| engine::Error::from(error).into())
 }
 
 /// Moves the tags of the prompt into the stack.
