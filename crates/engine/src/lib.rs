@@ -5,6 +5,7 @@ pub mod architecture;
 pub mod checkpoint;
 mod device;
 mod error;
+pub mod inspect;
 mod model;
 pub mod noise;
 mod ops;
@@ -19,6 +20,7 @@ pub use adapter::PatchReport;
 pub use candle_core::Tensor;
 pub use device::{DeviceId, DeviceInfo, devices};
 pub use error::{Error, Result};
+pub use inspect::{ModelFile, inspect};
 pub use preview::preview;
 pub use request::{
     AdapterUse, Conditioning, Image, InitImage, MAX_SIDE, Output, Phase, Precision, Progress,

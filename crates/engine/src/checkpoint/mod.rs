@@ -1,3 +1,3 @@
 //! x
 pub mod header;
-pub mod keys;
+pub(crate) mod keys;

@@ -156,7 +156,13 @@ impl UNet {
     /// * `timestep`: `0..1000`, fractional, the same for the whole batch
     /// * `context`: the encoded prompts, `(B, S, context)`
     /// * returns `(B, H, W, 4)`
-    pub(crate) fn forward(&self, x: Map, timestep: f64, context: &Tokens, precision: Precision) -> Map {
+    pub(crate) fn forward(
+        &self,
+        x: Map,
+        timestep: f64,
+        context: &Tokens,
+        precision: Precision,
+    ) -> Map {
         let batch = x.size().batch;
         let time = self.time(timestep, batch, precision);
 

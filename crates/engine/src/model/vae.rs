@@ -141,7 +141,8 @@ fn levels(
             let at = at.at(format!("{blocks}.{level}"));
             let mut resnets = Vec::new();
             for i in 0..at.count("resnets", "conv1") {
-                let resnet = Resnet::new(&at.at(format!("resnets.{i}")), *channels, None, groups, EPS)?;
+                let resnet =
+                    Resnet::new(&at.at(format!("resnets.{i}")), *channels, None, groups, EPS)?;
                 *channels = resnet.channels();
                 resnets.push(resnet);
             }
@@ -182,7 +183,11 @@ impl Mid {
     fn new(at: &Scope<'_>, channels: usize, groups: usize) -> Result<Mid> {
         let resnet = |name| -> Result<Resnet> {
             let resnet = Resnet::new(&at.at(name), channels, None, groups, EPS)?;
-            at.at(name).require(resnet.channels() == channels, "conv1", "as many outputs as inputs")?;
+            at.at(name).require(
+                resnet.channels() == channels,
+                "conv1",
+                "as many outputs as inputs",
+            )?;
             Ok(resnet)
         };
         let attention = match at.has("attentions.0.to_q") {
