@@ -53,7 +53,7 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
         let (recipe, made) = run.picture(index, args.batch)?;
         let path = destination.save(index, args.batch, &made.image, &recipe)?;
         if !args.json {
-            run.watcher.bar_safe(|| output::line(&path.display().to_string()));
+            run.watcher.aside(|| output::line(&path.display().to_string()));
         }
         run.images.push(path);
         if args.save_latents.is_some() {
@@ -299,7 +299,7 @@ impl<'a> Run<'a> {
     /// Tells the person, once.
     fn warn(&mut self, warning: String) {
         if !self.warnings.contains(&warning) {
-            self.watcher.note(&format!("warning: {warning}"));
+            self.watcher.aside(|| output::note(&format!("warning: {warning}")));
             self.warnings.push(warning);
         }
     }

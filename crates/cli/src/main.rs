@@ -5,6 +5,7 @@
 
 mod args;
 mod generate;
+mod inspect;
 mod list;
 mod output;
 mod progress;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Generate(args) => generate::generate(&args),
         Command::Bench(args) => generate::bench(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
         Command::List(args) => list::list(&args),
     };
     match done {

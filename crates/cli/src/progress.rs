@@ -114,9 +114,9 @@ impl Watcher {
         self.since = Instant::now();
     }
 
-    /// Says something to the person without tearing the bar.
-    pub(crate) fn note(&self, text: &str) {
-        self.bar.suspend(|| crate::output::note(text));
+    /// Prints something without tearing the bar.
+    pub(crate) fn aside(&self, print: impl FnOnce()) {
+        self.bar.suspend(print);
     }
 
     pub(crate) fn finish(self) -> Timings {

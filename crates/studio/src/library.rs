@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use engine::checkpoint::header::TensorFile;
+use engine::{checkpoint::header::TensorFile, inspect::inspect};
 use fs_err as fs;
 
 use crate::{
@@ -360,8 +360,14 @@ impl Entry {
 }
 
 /// What a file or folder is, from its header.
-fn kind_of(_path: &Path) -> Option<Kind> {
-    None
+fn kind_of(path: &Path) -> Option<Kind> {
+    let file = inspect(path).ok()?;
+    match (file.kind, &file.components[..]) {
+        (engine::inspect::Kind::BaseModel, _) => Some(Kind::BaseModel),
+        (engine::inspect::Kind::Adapter, _) => Some(Kind::Adapter),
+        (engine::inspect::Kind::Component, [only]) if only.name == "VAE" => Some(Kind::Vae),
+        _ => None,
+    }
 }
 
 fn found(path: PathBuf, name: String, hashes: Hashes, warning: Option<String>) -> Found {
