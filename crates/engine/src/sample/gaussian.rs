@@ -10,7 +10,6 @@ use candle_core::{Device, Tensor};
 use super::Sampler;
 use crate::{Result, Rng, noise::Noise};
 
-#[expect(clippy::unnecessary_wraps, reason = "the signature of a denoiser")]
 pub(super) fn denoise(x: &Tensor, sigma: f64) -> Result<Tensor> {
     Ok((x / (1.0 + sigma * sigma)).unwrap())
 }

@@ -105,9 +105,12 @@ pub static SAMPLERS: &[&Sampler] = &[
 ];
 
 impl Sampler {
-    /// The full schedule: the sigmas of `steps` steps, at least 1.
+    /// The full schedule: the sigmas of `steps` steps.
     ///
     /// img2img runs the [tail](schedule::img2img_tail) of it.
+    ///
+    /// # Panics
+    /// For 0 steps, which [`Request::check`](crate::Request::check) refuses.
     #[must_use]
     pub fn sigmas(
         &self,
@@ -115,6 +118,7 @@ impl Sampler {
         schedule: &Schedule,
         steps: usize,
     ) -> Vec<f64> {
+        assert!(steps > 0, "a picture takes at least one step");
         let mut sigmas = match self.spacing {
             Spacing::Schedule => (schedule.sigmas)(training, steps),
             Spacing::WithoutNextToLast => {
