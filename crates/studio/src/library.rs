@@ -510,7 +510,9 @@ fn is_model_file(path: &Path) -> bool {
 
 /// Names like this one, the nearest first: with few letters changed, or with this one in them.
 fn near_matches<'a>(name: &str, names: &BTreeSet<&'a str>) -> Vec<&'a str> {
-    let name = name.to_lowercase();
+    // Longer ones are no slips.
+    const LONGEST: usize = 200;
+    let name: String = name.to_lowercase().chars().take(LONGEST).collect();
     let mut near: Vec<(usize, &str)> = names
         .iter()
         .filter_map(|&candidate| {
@@ -524,18 +526,211 @@ fn near_matches<'a>(name: &str, names: &BTreeSet<&'a str>) -> Vec<&'a str> {
     near.into_iter().take(5).map(|(_, candidate)| candidate).collect()
 }
 
-/// Levenshtein's distance: how many letters to insert, delete or replace.
+/// How many letters to insert, delete, replace or swap with their neighbor (optimal string alignment).
 fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    // `rows[i][j]`: from the first `i` letters of `a` to the first `j` of `b`.
+    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A safetensors file with tensors of zeros, by name and shape, and metadata.
+    fn write(path: &Path, tensors: &[(&str, &[usize])], metadata: &[(&str, &str)]) {
+        let mut header = serde_json::Map::new();
+        header.insert("__metadata__".into(), metadata.iter().copied().collect());
+        let mut at = 0;
+        for (name, shape) in tensors {
+            let end = at + 4 * shape.iter().product::<usize>();
+            let info = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [at, end]});
+            header.insert((*name).into(), info);
+            at = end;
+        }
+        let header = serde_json::Value::Object(header).to_string();
+        let len = (header.len() as u64).to_le_bytes();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, [&len[..], header.as_bytes(), &vec![0; at]].concat()).unwrap();
+    }
+
+    fn write_adapter(path: &Path, alias: &str) {
+        let module = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q";
+        let (down, up) =
+            (format!("{module}.lora_down.weight"), format!("{module}.lora_up.weight"));
+        write(path, &[(&down, &[1, 4]), (&up, &[4, 1])], &[("ss_output_name", alias)]);
+    }
+
+    fn open(folder: &Path) -> Library {
+        let starter = Some(Starter::folder().expect("it is in the repository"));
+        let models = vec![folder.to_owned()];
+        Library::open(Folders { starter, models, ..Folders::default() }).unwrap()
+    }
+
+    fn path_of(library: &Library, name: &str) -> Result<PathBuf> {
+        library.find(Kind::Adapter, &FileRef::named(name)).map(|found| found.path)
+    }
+
+    #[test]
+    fn adapters_go_by_many_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Lora/styles/Wet Ink v1.2.safetensors");
+        write_adapter(&path, "wetink_trained");
+        let library = open(folder.path());
+        let full_path = path.to_str().unwrap();
+        for name in [
+            "Wet Ink v1.2",
+            "wet ink V1.2",
+            "Wet Ink v1.2.safetensors",
+            "Lora/styles/Wet Ink v1.2",
+            "wetink_trained",
+            full_path,
+        ] {
+            assert_eq!(path_of(&library, name).unwrap(), path, "{name}");
+        }
+        let found = library.find(Kind::Adapter, &FileRef::named(full_path)).unwrap();
+        assert_eq!(found.reference.name, "Wet Ink v1.2", "a recipe names no folder");
+        assert_eq!(found.reference.sha256.unwrap(), hash::sha256(&path).unwrap());
+    }
+
+    #[test]
+    fn the_starter_goes_by_its_short_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let library = open(folder.path());
+        let starter = library.starter().unwrap();
+        for style in &starter.catalog.adapters {
+            let path = path_of(&library, &style.name).unwrap();
+            assert_eq!(path, starter.folder.join(&style.file));
+        }
+        assert!(path_of(&library, "pixel-diffusers-naming").is_ok(), "it is not in the list");
+        let model = library.find(Kind::BaseModel, &FileRef::named("starter")).unwrap();
+        assert_eq!(model.path, starter.model());
+        let kinds: Vec<_> = library.entries().iter().map(Entry::kind).collect();
+        assert_eq!(kinds[0], Some(Kind::BaseModel));
+        assert!(kinds[1..].iter().all(|kind| *kind == Some(Kind::Adapter)));
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_model() {
+        let folder = tempfile::tempdir().unwrap();
+        write(&folder.path().join("other.safetensors"), &[("x", &[1])], &[]);
+        let library = open(folder.path());
+        let starter = library.starter().unwrap().model();
+        for name in ["starter", starter.to_str().unwrap()] {
+            let params = library.defaults(&FileRef::named(name)).unwrap();
+            assert_eq!((params.width, params.height, params.guidance_scale), (128, 128, 4.0));
+            assert_eq!(params.prompt, "a fox on a light blue background");
+        }
+        let params = library.defaults(&FileRef::named("other")).unwrap();
+        assert_eq!((params.width, params.steps, params.prompt.as_str()), (512, 20, ""));
+    }
+
+    #[test]
+    fn names_that_are_none_get_suggestions() {
+        let folder = tempfile::tempdir().unwrap();
+        let library = open(folder.path());
+        let hint = |name: &str| {
+            let error = path_of(&library, name).unwrap_err();
+            assert_eq!(error.code(), Code::MissingFile);
+            assert!(error.message().contains(name), "{error}");
+            error.suggestion().unwrap().to_owned()
+        };
+        assert!(hint("noen").contains("did you mean `neon`"));
+        assert!(hint("water").contains("`watercolor`"));
+        assert!(hint("something else").contains("`ink`, `neon`"));
+        assert!(!hint("starte").contains("starter"), "a base model is no adapter");
+    }
+
+    #[test]
+    fn one_name_for_several_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (folder.path().join("a/x.safetensors"), folder.path().join("b/x.safetensors"));
+        write_adapter(&a, "");
+        write(&b, &[("decoder.conv_in.weight", &[4, 4, 3, 3])], &[]);
+        // The other is no adapter.
+        assert_eq!(path_of(&open(folder.path()), "x").unwrap(), a);
+
+        write_adapter(&b, "");
+        let library = open(folder.path());
+        let error = path_of(&library, "x").unwrap_err();
+        assert!(error.message().contains("more than one adapter"), "{error}");
+        assert_eq!(error.suggestion(), Some("call one of them `a/x` or `b/x`"));
+        assert_eq!(path_of(&library, "b/x").unwrap(), b);
+    }
+
+    #[test]
+    fn hashes_tell_renamed_and_replaced_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let library = open(folder.path());
+        let neon = library.find(Kind::Adapter, &FileRef::named("neon")).unwrap();
+        assert_eq!(neon.warning, None);
+
+        // Renamed since: found by its hash, which the starter's list has.
+        let sha256 = neon.reference.sha256.clone();
+        let renamed = FileRef { name: "glow".into(), sha256: sha256.clone(), data_sha256: None };
+        assert_eq!(library.find(Kind::Adapter, &renamed).unwrap(), neon);
+        // Another file has its name now.
+        let taken = FileRef { name: "ink".into(), sha256, data_sha256: None };
+        assert_eq!(library.find(Kind::Adapter, &taken).unwrap(), neon);
+
+        // As A1111 shortens hashes.
+        let data_sha256 = neon.reference.data_sha256.as_ref().map(|hash| hash[..12].to_uppercase());
+        let short = FileRef { name: "neon".into(), sha256: None, data_sha256 };
+        assert_eq!(library.find(Kind::Adapter, &short).unwrap(), neon);
+        // A file that is not here.
+        let sha256 = Some("0".repeat(64));
+        let gone = FileRef { name: "neon".into(), sha256, data_sha256: None };
+        let warning = library.find(Kind::Adapter, &gone).unwrap().warning.unwrap();
+        assert!(warning.contains("`neon`"), "{warning}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_may_lead_in_circles() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("real/a.safetensors");
+        write_adapter(&path, "");
+        std::os::unix::fs::symlink(folder.path(), folder.path().join("real/loop")).unwrap();
+        std::os::unix::fs::symlink(&path, folder.path().join("real/twin.safetensors")).unwrap();
+        let library = open(folder.path());
+        let own: Vec<_> =
+            library.entries().iter().filter(|e| e.path.starts_with(folder.path())).collect();
+        assert_eq!(own.len(), 1, "{own:?}");
+    }
+
+    #[test]
+    fn folders_that_are_models_are_not_searched() {
+        let folder = tempfile::tempdir().unwrap();
+        write(&folder.path().join("m/unet/x.safetensors"), &[("x", &[1])], &[]);
+        fs::write(folder.path().join("m/model_index.json"), "{}").unwrap();
+        let library = open(folder.path());
+        let names: Vec<_> = library.entries().iter().map(|entry| entry.name.as_str()).collect();
+        assert!(names.contains(&"m") && !names.contains(&"x"), "{names:?}");
+        let missing = Folders { models: vec![folder.path().join("none")], ..Folders::default() };
+        let error = Library::open(missing).unwrap_err();
+        assert_eq!(error.code(), Code::MissingFile);
+    }
+
+    #[test]
+    fn edit_distances() {
+        for (a, b, distance) in
+            [("", "", 0), ("abc", "", 3), ("kitten", "sitting", 3), ("noen", "neon", 1)]
+        {
+            assert_eq!(edit_distance(a, b), distance);
+            assert_eq!(edit_distance(b, a), distance);
         }
     }
-    row[b.len()]
 }

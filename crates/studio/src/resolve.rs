@@ -191,3 +191,127 @@ fn unknown<'a>(field: &'static str, id: &str, ids: impl Iterator<Item = &'a str>
     Error::new(Code::InvalidParams { field }, format!("there is no {field} `{id}`"))
         .hint(format!("choose one of {}", ids.join(", ")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Folders, starter::Starter};
+
+    fn library() -> Library {
+        let starter = Some(Starter::folder().expect("it is in the repository"));
+        Library::open(Folders { starter, ..Folders::default() }).unwrap()
+    }
+
+    fn adapter(name: &str, weight: f64) -> AdapterParams {
+        AdapterParams {
+            file: FileRef::named(name),
+            unet_weight: weight,
+            text_encoder_weight: weight,
+            enabled: true,
+        }
+    }
+
+    fn params() -> GenerationParams {
+        library().defaults(&FileRef::named("starter")).unwrap()
+    }
+
+    #[test]
+    fn names_become_paths_and_hashes() {
+        let params = GenerationParams { adapters: vec![adapter("neon", 0.5)], ..params() };
+        let resolved = resolve(&params, &library()).unwrap();
+        assert!(resolved.request.checkpoint.join("unet").is_dir());
+        assert!(resolved.request.adapters[0].path.ends_with("adapters/neon.safetensors"));
+        let seed = resolved.params.seed.unwrap();
+        assert_eq!(resolved.request.seed, seed);
+        assert!(seed < 1 << 32);
+        let file = &resolved.params.adapters[0].file;
+        assert_eq!(file.sha256.as_ref().unwrap().len(), 64);
+        assert_eq!(file.data_sha256.as_ref().unwrap().len(), 64);
+        assert_eq!(resolved.warnings, [""; 0]);
+
+        // What is resolved stays as it is.
+        let again = resolve(&resolved.params, &library()).unwrap();
+        assert_eq!(again.params, resolved.params);
+    }
+
+    #[test]
+    fn random_seeds_differ() {
+        let seeds: std::collections::BTreeSet<_> = (0..20).map(|_| random_seed()).collect();
+        assert!(seeds.len() > 15, "{seeds:?}");
+    }
+
+    #[test]
+    fn tags_and_twins_join_the_stack() {
+        let params = GenerationParams {
+            prompt: "a fox <lora:neon:0.25:0.5> <lora:pixel:1>".into(),
+            adapters: vec![adapter("neon", 0.5), adapter("ink", 1.0)],
+            ..params()
+        };
+        let resolved = resolve(&params, &library()).unwrap();
+        assert_eq!(resolved.request.prompt, "a fox");
+        assert_eq!(resolved.params.prompt, "a fox");
+        let stack: Vec<_> = resolved
+            .params
+            .adapters
+            .iter()
+            .map(|a| (a.file.name.as_str(), a.unet_weight, a.text_encoder_weight))
+            .collect();
+        assert_eq!(stack, [("neon", 1.0, 0.75), ("ink", 1.0, 1.0), ("pixel", 1.0, 1.0)]);
+        let weights: Vec<_> = resolved.request.adapters.iter().map(|a| a.unet_weight).collect();
+        assert_eq!(weights, [1.0, 1.0, 1.0]);
+        let [warning] = &resolved.warnings[..] else { panic!("{:?}", resolved.warnings) };
+        assert!(warning.contains("`neon`") && warning.contains("0.75"), "{warning}");
+    }
+
+    #[test]
+    fn what_is_switched_off_does_nothing_and_stays() {
+        let off = AdapterParams { enabled: false, ..adapter("neon", 0.5) };
+        let params = GenerationParams { adapters: vec![off, adapter("neon", 1.0)], ..params() };
+        let resolved = resolve(&params, &library()).unwrap();
+        assert_eq!(resolved.params.adapters.len(), 2);
+        assert_eq!(resolved.request.adapters.len(), 1);
+        assert_eq!(resolved.request.adapters[0].unet_weight, 1.0);
+    }
+
+    #[test]
+    fn wrong_values_are_refused_before_anything_is_read() {
+        let cases = [
+            ("width", GenerationParams { width: 0, ..params() }),
+            ("height", GenerationParams { height: 100_000, ..params() }),
+            ("steps", GenerationParams { steps: 0, ..params() }),
+            ("sampler", GenerationParams { sampler: "magic".into(), ..params() }),
+            ("schedule", GenerationParams { schedule: "magic".into(), ..params() }),
+            ("seed", GenerationParams { seed: Some(1 << 53), ..params() }),
+        ];
+        for (field, wrong) in cases {
+            // A picture that does not exist: it is not even looked for.
+            let init = Some(InitParams {
+                image: Some(FileRef::named("/nonexistent.png")),
+                denoising_strength: 0.5,
+            });
+            let error = resolve(&GenerationParams { init, ..wrong }, &library()).unwrap_err();
+            assert_eq!(error.code(), Code::InvalidParams { field }, "{error}");
+        }
+    }
+
+    #[test]
+    fn first_pictures_are_scaled() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cat.png");
+        image::RgbImage::from_pixel(40, 20, image::Rgb([9, 8, 7])).save(&path).unwrap();
+        let image = Some(FileRef::named(path.to_str().unwrap()));
+        let init = Some(InitParams { image, denoising_strength: 0.5 });
+        let resolved = resolve(&GenerationParams { init, ..params() }, &library()).unwrap();
+        let init = resolved.request.init.unwrap();
+        assert_eq!((init.image.width, init.image.height), (128, 128));
+        assert!(init.image.pixels.chunks(3).all(|pixel| pixel == [9, 8, 7]));
+        let named = resolved.params.init.unwrap().image.unwrap();
+        assert_eq!((named.name.as_str(), named.sha256.unwrap().len()), ("cat.png", 64));
+
+        // Another program's recipe does not say which picture it was.
+        let init = Some(InitParams { image: None, denoising_strength: 0.5 });
+        let resolved = resolve(&GenerationParams { init, ..params() }, &library()).unwrap();
+        assert!(resolved.request.init.is_none() && resolved.params.init.is_none());
+        assert_eq!(resolved.warnings.len(), 1);
+    }
+}
