@@ -4,6 +4,7 @@ pub mod adapter;
 pub mod architecture;
 pub mod checkpoint;
 mod device;
+mod engine;
 mod error;
 mod model;
 pub mod noise;
@@ -17,6 +18,7 @@ pub mod text;
 
 pub use adapter::PatchReport;
 pub use device::{DeviceId, DeviceInfo, devices};
+pub use engine::Engine;
 pub use error::{Error, Result};
 pub use preview::preview;
 pub use request::{
