@@ -123,3 +123,90 @@ impl<D> std::fmt::Debug for Watched<'_, '_, D> {
         write!(f, "Watched({} of {} calls)", self.done, self.total)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::{
+        super::{SAMPLERS, schedule::SCHEDULES, training::TrainingSchedule},
+        *,
+    };
+    use crate::{Rng, noise::Noise};
+
+    const SHAPE: (usize, usize, usize, usize) = (1, 4, 2, 2);
+
+    fn zeros() -> Tensor {
+        Tensor::zeros(SHAPE, DType::F32, &Device::Cpu).unwrap()
+    }
+
+    /// A UNet that is always right, of either prediction, gives the clean latents back.
+    #[test]
+    fn a_right_prediction_gives_x0() -> Result<()> {
+        let noise = Noise::new(Rng::TorchCpu, 0, SHAPE, &[], None)?.first().clone();
+        let x0 = Tensor::full(0.7f32, SHAPE, &Device::Cpu)?;
+        for sigma in [0.03, 1.0, 14.6] {
+            let x = (&x0 + (&noise * sigma)?)?;
+            let alpha = 1.0 / sigma.hypot(1.0);
+            let v = ((&noise * alpha)? - (&x0 * (sigma * alpha))?)?;
+            for (prediction, output) in [(Prediction::Epsilon, &noise), (Prediction::V, &v)] {
+                let scalings = prediction.scalings(sigma);
+                let apart = (scalings.denoised(&x, output)? - &x0)?.abs()?.max_all()?;
+                assert!(apart.to_scalar::<f32>()? < 1e-5, "{prediction:?} at {sigma}");
+                assert_eq!(scalings.c_in, alpha);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every sampler makes the calls that were announced, and begins the steps that there are.
+    #[test]
+    fn every_call_is_counted() -> Result<()> {
+        let training = TrainingSchedule::stable_diffusion();
+        for sampler in SAMPLERS {
+            for steps in [1, 2, 7] {
+                let sigmas = sampler.sigmas(&training, SCHEDULES[0], steps);
+                let mut noise = Noise::new(Rng::Nv, 0, SHAPE, &sigmas, None)?;
+                let mut seen = Vec::new();
+                let mut watch = |p: Progress<'_>| {
+                    assert_eq!(p.phase, Phase::Sample);
+                    assert_eq!(p.denoised.is_some(), p.done > 0);
+                    seen.push((p.done, p.total, p.step));
+                    ControlFlow::Continue(())
+                };
+                let inner = |_: &Tensor, _| Ok(zeros());
+                let mut model = Watched::new(inner, &mut watch, sampler, &sigmas)?;
+                (sampler.run)(&mut model, zeros(), &sigmas, &mut noise)?;
+
+                let total = sampler.calls(&sigmas);
+                assert_eq!(seen.first(), Some(&(0, total, 0)), "{} {steps}", sampler.id);
+                assert_eq!(seen.last(), Some(&(total, total, steps)), "{} {steps}", sampler.id);
+                assert_eq!(seen.len(), total + 1, "{} {steps}", sampler.id);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_break_ends_the_run_within_one_call() -> Result<()> {
+        let training = TrainingSchedule::stable_diffusion();
+        for sampler in SAMPLERS {
+            let sigmas = sampler.sigmas(&training, SCHEDULES[0], 5);
+            let mut noise = Noise::new(Rng::Nv, 0, SHAPE, &sigmas, None)?;
+            let mut calls = 0;
+            let inner = |_: &Tensor, _| {
+                calls += 1;
+                Ok(zeros())
+            };
+            let mut watch = |p: Progress<'_>| match p.done {
+                3 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            };
+            let mut model = Watched::new(inner, &mut watch, sampler, &sigmas)?;
+            let ended = (sampler.run)(&mut model, zeros(), &sigmas, &mut noise);
+            assert!(matches!(ended, Err(Error::Cancelled)), "{}", sampler.id);
+            assert_eq!(calls, 3, "{}", sampler.id);
+        }
+        Ok(())
+    }
+}

@@ -1,6 +1,7 @@
 //! Euler: straight along the tangent, from one sigma to the next.
 //!
-//! Karras et al., 2022, <https://arxiv.org/abs/2206.00364>, algorithm 2 without churn.
+//! Karras et al., 2022, <https://arxiv.org/abs/2206.00364>, algorithm 2 without churn and without its
+//! second-order correction.
 
 use candle_core::Tensor;
 
@@ -18,4 +19,15 @@ fn run(model: &mut dyn Denoise, mut x: Tensor, sigmas: &[f64], _: &mut Noise) ->
         x = (x + (d * (next - sigma))?)?;
     }
     Ok(x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::gaussian, *};
+
+    #[test]
+    fn converges_to_the_exact_solution() {
+        assert!(gaussian::error(&EULER, 40) < 0.1);
+        assert!(gaussian::order(&EULER) > 0.8);
+    }
 }

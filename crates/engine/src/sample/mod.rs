@@ -19,10 +19,26 @@
 //! **Invariant:** all randomness comes from [`Noise`]. The device's own generator differs between
 //! backends and cannot be seeded on the CPU, so an image made with it cannot be made again.
 
+mod ancestral;
+mod ddim;
 pub mod denoiser;
+mod dpm2;
+mod dpm2_a;
+mod dpmpp_2m;
+mod dpmpp_2m_sde;
+mod dpmpp_2s_a;
+mod dpmpp_3m_sde;
+mod dpmpp_sde;
 mod euler;
+mod euler_a;
+#[cfg(test)]
+mod gaussian;
+mod heun;
+mod lcm;
+mod lms;
 pub mod schedule;
 pub mod training;
+mod unipc;
 
 use candle_core::Tensor;
 
@@ -71,12 +87,30 @@ pub enum Spacing {
 }
 
 /// Every sampler, in the order in which the person sees them.
-pub static SAMPLERS: &[&Sampler] = &[&euler::EULER];
+pub static SAMPLERS: &[&Sampler] = &[
+    &euler::EULER,
+    &euler_a::EULER_A,
+    &heun::HEUN,
+    &dpm2::DPM2,
+    &dpm2_a::DPM2_A,
+    &lms::LMS,
+    &dpmpp_2s_a::DPMPP_2S_A,
+    &dpmpp_2m::DPMPP_2M,
+    &dpmpp_sde::DPMPP_SDE,
+    &dpmpp_2m_sde::DPMPP_2M_SDE,
+    &dpmpp_3m_sde::DPMPP_3M_SDE,
+    &ddim::DDIM,
+    &unipc::UNIPC,
+    &lcm::LCM,
+];
 
 impl Sampler {
-    /// The full schedule: the sigmas of `steps` steps, at least 1.
+    /// The full schedule: the sigmas of `steps` steps.
     ///
     /// img2img runs the [tail](schedule::img2img_tail) of it.
+    ///
+    /// # Panics
+    /// For 0 steps, which [`Request::check`](crate::Request::check) refuses.
     #[must_use]
     pub fn sigmas(
         &self,
@@ -84,6 +118,7 @@ impl Sampler {
         schedule: &Schedule,
         steps: usize,
     ) -> Vec<f64> {
+        assert!(steps > 0, "a picture takes at least one step");
         let mut sigmas = match self.spacing {
             Spacing::Schedule => (schedule.sigmas)(training, steps),
             Spacing::WithoutNextToLast => {
