@@ -1,6 +1,10 @@
 //! The engine: what is loaded on one device, and the one verb, [`generate`](Engine::generate).
 
-use std::{ops::ControlFlow, path::{Path, PathBuf}, sync::Arc};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use candle_core::{Device, Tensor};
 use kernels::conv::Size;
@@ -12,7 +16,12 @@ use crate::{
     architecture::Modules,
     checkpoint::{Checkpoint, Tensors, VaeConfig, open_vae},
     device,
-    model::{clip::Clip, layers::Scope, unet::UNet, vae::{Decoder, Encoder}},
+    model::{
+        clip::Clip,
+        layers::Scope,
+        unet::UNet,
+        vae::{Decoder, Encoder},
+    },
     noise::Noise,
     ops::{Map, Tokens},
     sample::{
@@ -103,6 +112,13 @@ impl Engine {
         let mut warnings = Vec::new();
         let (loaded, patches) = self.prepare(request, watch)?;
         let networks = loaded.networks.as_ref().expect("built by `prepare`");
+
+        // Found out before the work rather than after it.
+        let needed =
+            networks.decoder.peak_bytes(u64::from(request.width) * u64::from(request.height));
+        if let Some(available) = device::available_memory().filter(|&bytes| bytes < needed) {
+            return Err(Error::OutOfMemory { doing: "decoding the picture", needed, available });
+        }
 
         announce(watch, Phase::Encode, 2 + usize::from(request.init.is_some()))?;
         let conditioning = loaded.encode_prompts(networks, request)?;

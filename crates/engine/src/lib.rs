@@ -6,6 +6,7 @@ pub mod checkpoint;
 mod device;
 mod engine;
 mod error;
+pub mod inspect;
 mod model;
 pub mod noise;
 mod ops;
@@ -20,6 +21,7 @@ pub use adapter::PatchReport;
 pub use device::{DeviceId, DeviceInfo, devices};
 pub use engine::Engine;
 pub use error::{Error, Result};
+pub use inspect::{ModelFile, inspect};
 pub use preview::preview;
 pub use request::{
     AdapterUse, Conditioning, Image, InitImage, MAX_SIDE, Output, Phase, Precision, Progress,

@@ -215,13 +215,8 @@ impl Adapters {
         let mut report = PatchReport::default();
         for adapter_use in uses {
             let fitted = self.open(&adapter_use.path, modules)?;
-            if fitted.fit.is_empty() {
-                return Err(Error::WrongBaseModel {
-                    adapter: fitted.adapter.name().to_owned(),
-                    trained_for: fitted.adapter.trained_for(),
-                    checkpoint: checkpoint.to_owned(),
-                    architecture: architecture.to_owned(),
-                });
+            if let Some(refusal) = fitted.adapter.refusal(&fitted.fit, checkpoint, architecture) {
+                return Err(refusal);
             }
             report.adapters.push(AdapterReport::new(&fitted.adapter, &fitted.fit));
             stack

@@ -204,6 +204,12 @@ impl TensorFile {
         &self.path
     }
 
+    /// How many bytes the file has.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.len
+    }
+
     /// Every tensor by its name in the file, sorted by name.
     #[must_use]
     pub fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
@@ -259,9 +265,8 @@ impl TensorFile {
     /// Whether the path still leads to the file that was opened, unchanged.
     #[must_use]
     pub fn is_current(&self) -> bool {
-        fs::metadata(&self.path).is_ok_and(|status| {
-            status.len() == self.len && status.modified().ok() == self.modified
-        })
+        fs::metadata(&self.path)
+            .is_ok_and(|status| status.len() == self.len && status.modified().ok() == self.modified)
     }
 
     /// Compares size and date with those at the time of opening.

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A network of a base model. Canonical names start with its [`prefix`](Component::prefix).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Component {
+pub(crate) enum Component {
     /// The denoiser.
     UNet,
     /// The (first) text encoder.
@@ -31,11 +31,10 @@ pub enum Component {
 
 impl Component {
     /// Every component of the base models that can be loaded.
-    pub const ALL: &[Component] = &[Component::UNet, Component::TextEncoder, Component::Vae];
+    pub(crate) const ALL: &[Component] = &[Component::UNet, Component::TextEncoder, Component::Vae];
 
     /// What canonical names start with, the dot included.
-    #[must_use]
-    pub fn prefix(self) -> &'static str {
+    pub(crate) fn prefix(self) -> &'static str {
         match self {
             Component::UNet => "unet.",
             Component::TextEncoder => "text_encoder.",
@@ -44,8 +43,7 @@ impl Component {
     }
 
     /// The component that a canonical name belongs to.
-    #[must_use]
-    pub fn of(canonical: &str) -> Option<Component> {
+    pub(crate) fn of(canonical: &str) -> Option<Component> {
         Self::ALL.iter().copied().find(|component| canonical.starts_with(component.prefix()))
     }
 

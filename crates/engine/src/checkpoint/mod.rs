@@ -228,7 +228,11 @@ impl Tensors {
     }
 
     /// Adds a file, its tensors called by the names that `sort_out` finds for them.
-    fn add(&mut self, file: TensorFile, sort_out: impl Fn(&mut dyn Iterator<Item = &str>) -> Names) {
+    fn add(
+        &mut self,
+        file: TensorFile,
+        sort_out: impl Fn(&mut dyn Iterator<Item = &str>) -> Names,
+    ) {
         let names = sort_out(&mut file.tensors().keys().map(String::as_str));
         let index = self.files.len();
         self.files.push(file);
@@ -329,7 +333,9 @@ fn recognized(path: &Path, tensors: &Tensors) -> Result<&'static Architecture> {
     architecture::recognize(&tensors.modules()).map_err(|found| Error::WrongKind {
         path: path.to_owned(),
         wanted: "a base model",
-        found: found.to_owned(),
+        found: crate::inspect::foreign(tensors.files.iter().map(TensorFile::tensors))
+            .unwrap_or(found)
+            .to_owned(),
         advice: "This version runs SD 1.x models".into(),
     })
 }

@@ -145,18 +145,19 @@ impl UNet {
         })
     }
 
-    /// How many times height and width are halved on the way down.
-    pub(crate) fn halvings(&self) -> usize {
-        self.down.iter().filter(|level| level.resample.is_some()).count()
-    }
-
     /// One evaluation.
     ///
     /// * `x`: scaled latents, `(B, H, W, 4)`
     /// * `timestep`: `0..1000`, fractional, the same for the whole batch
     /// * `context`: the encoded prompts, `(B, S, context)`
     /// * returns `(B, H, W, 4)`
-    pub(crate) fn forward(&self, x: Map, timestep: f64, context: &Tokens, precision: Precision) -> Map {
+    pub(crate) fn forward(
+        &self,
+        x: Map,
+        timestep: f64,
+        context: &Tokens,
+        precision: Precision,
+    ) -> Map {
         let batch = x.size().batch;
         let time = self.time(timestep, batch, precision);
 

@@ -133,7 +133,8 @@ mod tests {
     fn a_phrase_behind_a_late_comma_moves_to_the_next_chunk() -> Result<()> {
         let tokenizer = Tokenizer::clip()?;
         let words = |n: usize| vec!["fox"; n].join(" ");
-        let of = |prompt: &str| Ok::<_, crate::Error>(lengths(&chunks(&tokenizer, prompt)?, &tokenizer));
+        let of =
+            |prompt: &str| Ok::<_, crate::Error>(lengths(&chunks(&tokenizer, prompt)?, &tokenizer));
         // A comma at place 60 of 75, then 20 more words.
         assert_eq!(of(&format!("{}, {}", words(60), words(20)))?, [61, 20]);
         // Too early to be a reason.

@@ -95,11 +95,12 @@ impl Tokenizer {
 
     /// The tokens of a text, without start and end.
     pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|error| Error::InvalidRequest {
-            field: "the prompt",
-            found: format!("{:?}", text.chars().take(40).collect::<String>()),
-            rule: format!("it could not be tokenized ({error})"),
-        })?;
+        let encoding =
+            self.inner.encode_fast(text, false).map_err(|error| Error::InvalidRequest {
+                field: "the prompt",
+                found: format!("{:?}", text.chars().take(40).collect::<String>()),
+                rule: format!("it could not be tokenized ({error})"),
+            })?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -142,7 +143,10 @@ fn byte_pairs(path: &Path, vocabulary: &str, merges: &str) -> Result<tokenizers:
             })
             .collect::<tokenizers::Result<_>>()?;
         let model = BPE::builder()
-            .vocab_and_merges(vocabulary.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
+            .vocab_and_merges(
+                vocabulary.into_iter().collect::<tokenizers::models::bpe::Vocab>(),
+                merges,
+            )
             .unk_token(END.to_owned())
             .end_of_word_suffix("</w>".to_owned())
             .build()?;
@@ -151,17 +155,15 @@ fn byte_pairs(path: &Path, vocabulary: &str, merges: &str) -> Result<tokenizers:
             NFC.into(),
             Replace::new(ReplacePattern::Regex(r"\s+".into()), " ")?.into(),
             Lowercase.into(),
-        ])));
-        let split = Split::new(
-            SplitPattern::Regex(WORDS.into()),
-            SplitDelimiterBehavior::Removed,
-            true,
-        )?;
+        ])))?;
+        let split =
+            Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true)?;
         inner.with_pre_tokenizer(Some(PreTokenizers::new(vec![
             PreTokenizerWrapper::Split(split),
             PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true)),
         ])));
-        inner.add_special_tokens(vec![AddedToken::from(START, true), AddedToken::from(END, true)])?;
+        inner
+            .add_special_tokens(vec![AddedToken::from(START, true), AddedToken::from(END, true)])?;
         Ok(inner)
     };
     build().map_err(|error| damaged(path, &error))
