@@ -177,9 +177,7 @@ pub(crate) fn of_adapter(contents: &Contents) -> Family {
     };
     let modules: Vec<_> = contents
         .modules()
-        .map(|(parts, algorithm)| {
-            (parts.spelling(), (algorithm.inputs)(&parts), parts)
-        })
+        .map(|(parts, algorithm)| (parts.spelling(), (algorithm.inputs)(&parts), parts))
         .collect();
     let names = || {
         let leftovers = contents.leftovers.iter().map(|problem| problem.name.as_str());

@@ -145,11 +145,6 @@ impl UNet {
         })
     }
 
-    /// How many times height and width are halved on the way down.
-    pub(crate) fn halvings(&self) -> usize {
-        self.down.iter().filter(|level| level.resample.is_some()).count()
-    }
-
     /// One evaluation.
     ///
     /// * `x`: scaled latents, `(B, H, W, 4)`
