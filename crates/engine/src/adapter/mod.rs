@@ -23,6 +23,7 @@ mod known;
 mod loha;
 mod lora;
 pub(crate) mod parts;
+pub(crate) mod patch;
 mod peft;
 mod spelling;
 

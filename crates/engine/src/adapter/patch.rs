@@ -13,15 +13,15 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ops::ControlFlow,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rayon::prelude::*;
 
 use crate::{
-    AdapterReport, Error, PatchReport, Phase, Precision, Progress, Result, Watch,
-    adapter::{Adapter, Base, Delta, Fit},
+    AdapterUse, Error, PatchReport, Phase, Precision, Progress, Result, Watch,
+    adapter::{Adapter, AdapterReport, Base, Delta, Fit},
     architecture::Modules,
     checkpoint::Tensors,
     model::layers::Layers,
@@ -181,7 +181,7 @@ fn add(to: &mut [f32], change: &[f32]) {
 /// Opened adapters and how they fit the loaded base, by path.
 #[derive(Debug, Default)]
 pub(crate) struct Adapters {
-    opened: HashMap<std::path::PathBuf, Arc<Fitted>>,
+    opened: HashMap<PathBuf, Arc<Fitted>>,
 }
 
 impl Adapters {
@@ -206,7 +206,7 @@ impl Adapters {
     /// summed, nothing that weighs 0. Also reports on each use, in the order of the request.
     pub(crate) fn stack(
         &mut self,
-        uses: &[crate::AdapterUse],
+        uses: &[AdapterUse],
         modules: &Modules,
         checkpoint: &str,
         architecture: &str,
@@ -215,13 +215,8 @@ impl Adapters {
         let mut report = PatchReport::default();
         for adapter_use in uses {
             let fitted = self.open(&adapter_use.path, modules)?;
-            if fitted.fit.is_empty() {
-                return Err(Error::WrongBaseModel {
-                    adapter: fitted.adapter.name().to_owned(),
-                    trained_for: fitted.adapter.trained_for(),
-                    checkpoint: checkpoint.to_owned(),
-                    architecture: architecture.to_owned(),
-                });
+            if let Some(refusal) = fitted.adapter.refusal(&fitted.fit, checkpoint, architecture) {
+                return Err(refusal);
             }
             report.adapters.push(AdapterReport::new(&fitted.adapter, &fitted.fit));
             stack

@@ -63,6 +63,15 @@ impl Decoder {
         1 << self.up.iter().filter(|level| level.resample.is_some()).count()
     }
 
+    /// Roughly what decoding a picture of this many pixels takes at most, in bytes: at full size, a
+    /// map, its normalized copy and the convolution's result, in f32, as wide as the last enlargement
+    /// leaves them.
+    pub(crate) fn peak_bytes(&self, pixels: u64) -> u64 {
+        let widest = self.up.iter().filter_map(|level| level.resample.as_ref());
+        let channels = widest.last().map_or(0, |conv| conv.weights.outputs());
+        pixels * 3 * channels as u64 * size_of::<f32>() as u64
+    }
+
     /// * `latents`: divided by the scaling factor, `(B, H, W, 4)`
     /// * returns `(B, 8 H, 8 W, 3)`, -1 to 1
     pub(crate) fn forward(&self, latents: Map) -> Map {
