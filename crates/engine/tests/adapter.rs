@@ -1,6 +1,8 @@
 //! Adapters: numbers against PEFT and LyCORIS, names against complete lists of modules, and what
 //! happens to files that do not fit.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -419,7 +421,8 @@ fn refusal(path: &Path, modules: &Modules) -> String {
 #[test]
 fn algorithms_without_a_formula_are_named() {
     let module = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q";
-    let rows: &[(&str, &[(&str, &[usize])])] = &[
+    type Parts<'a> = &'a [(&'a str, &'a [usize])];
+    let rows: &[(&str, Parts<'_>)] = &[
         ("LoKr", &[("lokr_w1", &[2, 2]), ("lokr_w2_a", &[640, 2]), ("lokr_w2_b", &[2, 640])]),
         (
             "DoRA",

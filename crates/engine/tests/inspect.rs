@@ -1,5 +1,7 @@
 //! `inspect` says something true about every file, whatever its name.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -45,7 +47,10 @@ fn write(path: &Path, tensors: &[(String, &str, Vec<usize>)], metadata: Option<&
     file.set_len((bytes.len() + at) as u64).unwrap();
 }
 
-fn tensors(list: &[(&str, &[usize])]) -> Vec<(String, &'static str, Vec<usize>)> {
+/// Name and shape of a tensor.
+type Named<'a> = (&'a str, &'a [usize]);
+
+fn tensors(list: &[Named<'_>]) -> Vec<(String, &'static str, Vec<usize>)> {
     list.iter().map(|(name, shape)| ((*name).to_owned(), "F16", shape.to_vec())).collect()
 }
 
@@ -113,7 +118,7 @@ fn checkpoints_are_told_by_their_structure() {
 fn parts_of_models_and_foreign_ones_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.safetensors");
-    let rows: &[(&[(&str, &[usize])], Kind, &str)] = &[
+    let rows: &[(&[Named<'_>], Kind, &str)] = &[
         (
             &[
                 ("decoder.conv_in.weight", &[64, 4, 3, 3]),
@@ -224,6 +229,59 @@ fn other_files_are_named() {
     }
 }
 
+/// A zip archive with one member that is stored as it is.
+fn zip(name: &str, content: &[u8]) -> Vec<u8> {
+    let word = |number: usize| (number as u32).to_le_bytes();
+    let half = |number: usize| (number as u16).to_le_bytes();
+    let sizes = [word(content.len()), word(content.len())].concat();
+    let mut zip = b"PK\x03\x04".to_vec();
+    zip.extend([0; 14]);
+    zip.extend([&sizes[..], &half(name.len()), &half(0), name.as_bytes(), content].concat());
+    let directory = zip.len();
+    zip.extend(b"PK\x01\x02");
+    zip.extend([0; 16]);
+    zip.extend([&sizes[..], &half(name.len())].concat());
+    zip.extend([0; 16]);
+    zip.extend(name.as_bytes());
+    let size = zip.len() - directory;
+    zip.extend(b"PK\x05\x06");
+    zip.extend([0; 8]);
+    zip.extend([&word(size)[..], &word(directory), &half(0)].concat());
+    zip
+}
+
+#[test]
+fn pickles_are_looked_at_and_not_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pt");
+    // `{"string_to_param": os.system("…")}` in protocol 4, and what it would run.
+    let mut pickle = b"\x80\x04}\x8c\x0fstring_to_param\x8c\x02os\x8c\x06system\x93".to_vec();
+    let target = folder.path().join("made");
+    let command = format!("touch {}", target.display());
+    pickle.extend([&b"X"[..], &(command.len() as u32).to_le_bytes(), command.as_bytes()].concat());
+    pickle.extend(b"\x85Rs.");
+    for (bytes, container) in [(pickle.clone(), "Python"), (zip("a/data.pkl", &pickle), "zip")] {
+        fs::write(&path, &bytes).unwrap();
+        let answer = inspect(&path).unwrap();
+        assert!(answer.what.contains(container), "{answer}");
+        assert!(!target.exists());
+    }
+    // With PyTorch's own functions beside it, the strange one is pointed out.
+    let torch = [&b"ctorch\nFloatStorage\n"[..], &pickle].concat();
+    fs::write(&path, zip("a/data.pkl", &torch)).unwrap();
+    let answer = inspect(&path).unwrap();
+    assert_is(&answer, Kind::Pickle, "a textual-inversion embedding in a PyTorch pickle");
+    assert!(answer.to_string().contains("code beyond tensors: os.system"), "{answer}");
+    assert!(!target.exists());
+
+    // Lengths that reach beyond the end, lists of members that are none.
+    let whole = zip("a/data.pkl", &torch);
+    for end in 0..whole.len() {
+        fs::write(&path, &whole[..end]).unwrap();
+        inspect(&path).unwrap();
+    }
+}
+
 #[test]
 fn a_damaged_file_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
@@ -300,6 +358,7 @@ const FILES: &[(&str, Kind, &str)] = &[
     ("peft/regression/ia3_mlp/adapter_model.bin", Kind::Pickle, "an (IA)³ adapter"),
     ("peft/regression/adalora_mlp/adapter_model.bin", Kind::Pickle, "an AdaLoRA adapter"),
     ("peft/anime-style/sd15/text_encoder", Kind::Adapter, "a LoRA adapter for SD 1.x"),
+    ("peft/anime-style/sd15", Kind::Configuration, "UNet2DConditionModel"),
     ("peft/anime-style/sd15/unet", Kind::Configuration, "UNet2DConditionModel"),
     ("images/a1111_v1.4.0_lora_hashes_axe14.png", Kind::Picture, "a PNG picture"),
     ("images/sdnext_usercomment_utf16be.jpg", Kind::Picture, "a JPEG picture"),
