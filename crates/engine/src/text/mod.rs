@@ -1,1 +1,138 @@
-//! From prompts to conditioning.
+//! Prompts: from a sentence to chunks of tokens with weights, as AUTOMATIC1111 1.10 makes them.
+//!
+//! A text encoder reads 77 tokens at a time: a start token, 75 of the prompt, an end token. A longer
+//! prompt is read chunk by chunk, and the encodings are put one behind another. Where a chunk ends
+//! shortly behind a comma, what follows the comma moves to the next one, so that no phrase is cut in
+//! two. `BREAK` ends a chunk at once.
+//!
+//! [`emphasis`] finds the weights and later applies them, [`tokenizer`] finds the tokens; this module
+//! packs them. Adapter tags (`<lora:…>`) are no business of it: the caller has taken them out.
+//!
+//! # Units
+//!
+//! Lengths are counted in tokens, those of conditionings in chunks of 77 tokens.
+//!
+//! **Invariant:** what is made here equals A1111's with its default settings, token for token and weight
+//! for weight, save for the two exceptions that [`emphasis`] names (and for `AND` and `[from:to:when]`,
+//! which are plain text here). `tests/text.rs` holds it to that.
+
+pub mod emphasis;
+pub mod tokenizer;
+
+use candle_core::Tensor;
+
+use self::{
+    emphasis::{Piece, parse},
+    tokenizer::Tokenizer,
+};
+use crate::{Error, Result, model::clip::CONTEXT};
+
+/// Tokens of the prompt in a chunk: all but start and end.
+const CAPACITY: usize = CONTEXT - 2;
+
+/// A comma among the last 20 tokens of a full chunk makes what follows it move on: A1111's default.
+const COMMA_BACKTRACK: usize = 20;
+
+/// Two prompts are not brought to a common length beyond this: at SD 1.x's width, 150 MB each.
+const MAX_COMMON_CHUNKS: usize = 640;
+
+/// What the text encoder reads at a time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chunk {
+    /// Start, up to 75 tokens of the prompt, end, padding.
+    pub ids: [u32; CONTEXT],
+    /// For each token the factor on its encoding; 1 for start, end and padding.
+    pub weights: [f32; CONTEXT],
+}
+
+/// Cuts a prompt into chunks, at least one.
+pub fn chunks(tokenizer: &Tokenizer, prompt: &str) -> Vec<Chunk> {
+    let mut chunks = Vec::new();
+    let mut open = Open::default();
+    for piece in parse(prompt) {
+        let Piece::Text { text, weight } = piece else {
+            chunks.push(open.close(tokenizer));
+            continue;
+        };
+        for id in tokenizer.encode(&text) {
+            let full = open.tokens.len() == CAPACITY;
+            if Some(id) == tokenizer.comma() {
+                open.comma = Some(open.tokens.len());
+            } else if let Some(comma) = open.comma
+                && full
+                && CAPACITY - comma <= COMMA_BACKTRACK
+            {
+                let moved = open.tokens.split_off(comma + 1);
+                chunks.push(open.close(tokenizer));
+                open.tokens = moved;
+            }
+            // Also behind a comma as the last token, which left nothing to move.
+            if open.tokens.len() == CAPACITY {
+                chunks.push(open.close(tokenizer));
+            }
+            open.tokens.push((id, weight as f32));
+        }
+    }
+    if !open.tokens.is_empty() || chunks.is_empty() {
+        chunks.push(open.close(tokenizer));
+    }
+    chunks
+}
+
+/// The chunk that is being filled.
+#[derive(Debug, Default)]
+struct Open {
+    tokens: Vec<(u32, f32)>,
+    /// Where its last comma is.
+    comma: Option<usize>,
+}
+
+impl Open {
+    /// Makes a chunk of what there is, and leaves an empty one.
+    fn close(&mut self, tokenizer: &Tokenizer) -> Chunk {
+        let Open { tokens, .. } = std::mem::take(self);
+        let mut chunk = Chunk { ids: [tokenizer.end(); CONTEXT], weights: [1.0; CONTEXT] };
+        chunk.ids[0] = tokenizer.start();
+        for (place, (id, weight)) in (1..).zip(tokens) {
+            (chunk.ids[place], chunk.weights[place]) = (id, weight);
+        }
+        // Padding begins behind the first end token, also if the prompt spelled it out: nothing that
+        // follows it can reach the pooled encoding, which is taken there.
+        let behind_end = chunk.ids.iter_mut().skip_while(|id| **id != tokenizer.end()).skip(1);
+        if tokenizer.pad() != tokenizer.end() {
+            behind_end.for_each(|id| *id = tokenizer.pad());
+        }
+        chunk
+    }
+}
+
+/// Brings the conditionings of two prompts, `(1, 77 n, width)` and `(1, 77 m, width)`, to one length by
+/// repeating each up to the least common multiple of `n` and `m`.
+///
+/// Attention over keys that are all repeated equally often is attention over them once, so this equals
+/// a UNet call for each prompt at its own length, which is what A1111 makes.
+///
+/// # Errors
+/// [`Error::InvalidRequest`] if the common length is out of all reason: long prompts whose numbers of
+/// chunks have little in common.
+pub fn same_length(a: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (n, m) = (a.dim(1)? / CONTEXT, b.dim(1)? / CONTEXT);
+    let common = common_multiple(n, m);
+    if common > MAX_COMMON_CHUNKS {
+        return Err(Error::InvalidRequest {
+            field: "the length of prompt and negative prompt",
+            found: format!("{n} and {m} chunks of {CAPACITY} tokens"),
+            rule: "make them shorter, or equally long".into(),
+        });
+    }
+    Ok((a.repeat((1, common / n, 1))?, b.repeat((1, common / m, 1))?))
+}
+
+/// The least common multiple of two numbers above 0.
+fn common_multiple(a: usize, b: usize) -> usize {
+    let (mut divisor, mut rest) = (a, b);
+    while rest != 0 {
+        (divisor, rest) = (rest, divisor % rest);
+    }
+    a / divisor * b
+}
