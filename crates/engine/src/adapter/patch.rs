@@ -55,6 +55,35 @@ impl Coat {
     }
 }
 
+/// How far the making of weights is, over all calls of [`PatchedWeights::make`] that belong together.
+pub(crate) struct Tally<'a, 'w> {
+    phase: Phase,
+    done: usize,
+    total: usize,
+    watch: &'a mut Watch<'w>,
+}
+
+impl<'a, 'w> Tally<'a, 'w> {
+    /// Announces that `total` modules will be made.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] if the watcher does not want them.
+    pub(crate) fn new(phase: Phase, total: usize, watch: &'a mut Watch<'w>) -> Result<Self> {
+        let mut tally = Tally { phase, done: 0, total, watch };
+        tally.add(0)?;
+        Ok(tally)
+    }
+
+    fn add(&mut self, made: usize) -> Result<()> {
+        self.done += made;
+        let Tally { phase, done, total, .. } = *self;
+        match (self.watch)(Progress { phase, done, total, step: 0, denoised: None }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Cancelled),
+        }
+    }
+}
+
 /// What a module's working weight was made of: content hashes with weights, in order.
 type Recipe = Vec<([u8; 32], u64)>;
 
@@ -103,8 +132,7 @@ impl PatchedWeights {
         tensors: &Tensors,
         stack: &[Coat],
         outdated: Vec<(String, Recipe)>,
-        phase: Phase,
-        watch: &mut Watch<'_>,
+        tally: &mut Tally<'_, '_>,
     ) -> Result<()> {
         for (module, _) in &outdated {
             self.layers.modules.remove(module);
@@ -112,8 +140,6 @@ impl PatchedWeights {
         }
         self.layers.path = tensors.path().to_owned();
         let precision = self.precision.expect("set when the outdated modules were listed");
-        let total = outdated.len();
-        let mut done = 0;
         for batch in outdated.chunks(BATCH) {
             let made: Vec<Weights> = batch
                 .par_iter()
@@ -123,11 +149,7 @@ impl PatchedWeights {
                 self.layers.modules.insert(module.clone(), weights);
                 self.recipes.insert(module.clone(), recipe.clone());
             }
-            done += batch.len();
-            let progress = Progress { phase, done, total, step: 0, denoised: None };
-            if let ControlFlow::Break(()) = watch(progress) {
-                return Err(Error::Cancelled);
-            }
+            tally.add(batch.len())?;
         }
         Ok(())
     }
