@@ -258,3 +258,109 @@ impl Adapters {
         Ok((stack.into_values().collect(), report))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        checkpoint::Checkpoint,
+        testing::{Dice, adapter, write_adapter, write_folder},
+    };
+
+    /// The tiny model and three adapters for it.
+    struct Bench {
+        folder: TempDir,
+        checkpoint: Checkpoint,
+        modules: Modules,
+        adapters: Adapters,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let folder = tempfile::tempdir().unwrap();
+            write_folder("tiny", &folder.path().join("model"));
+            for name in ["a", "b", "c"] {
+                write_adapter("tiny", name, &folder.path().join(name));
+            }
+            let checkpoint = Checkpoint::open(&folder.path().join("model")).unwrap();
+            let mut modules = checkpoint.tensors.modules();
+            modules.retain(|name, _| !name.starts_with("vae."));
+            Bench { folder, checkpoint, modules, adapters: Adapters::default() }
+        }
+
+        fn uses(&self, stack: &[(&str, f64)]) -> Vec<AdapterUse> {
+            let path = |name: &str| self.folder.path().join(name);
+            stack.iter().map(|&(name, weight)| adapter(&path(name), weight)).collect()
+        }
+
+        /// Brings `weights` to what `uses` make of them. Says which modules were made.
+        fn patch(
+            &mut self,
+            weights: &mut PatchedWeights,
+            uses: &[AdapterUse],
+            precision: Precision,
+        ) -> Vec<String> {
+            let (stack, _) = self.adapters.stack(uses, &self.modules, "tiny", "sd1").unwrap();
+            let outdated = weights.outdated(self.modules.keys().cloned(), &stack, precision);
+            let made = outdated.iter().map(|(module, _)| module.clone()).collect();
+            let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
+            let mut tally = Tally::new(Phase::Patch, outdated.len(), &mut watch).unwrap();
+            weights.make(&self.checkpoint.tensors, &stack, outdated, &mut tally).unwrap();
+            made
+        }
+    }
+
+    fn bits(weights: &PatchedWeights) -> BTreeMap<&str, Vec<u32>> {
+        let modules = weights.layers().modules.iter();
+        modules.map(|(name, weights)| (name.as_str(), weights.bits())).collect()
+    }
+
+    /// Whatever was done to the stack, the weights are those of one who starts with it.
+    #[test]
+    fn a_hundred_changes_leave_no_trace() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let mut bench = Bench::new();
+            let (mut plain, mut weights) = (PatchedWeights::default(), PatchedWeights::default());
+            bench.patch(&mut plain, &[], precision);
+            let mut dice = Dice(7);
+            let mut stack = Vec::new();
+            for round in 0..100 {
+                dice.change(&mut stack);
+                let uses = bench.uses(&stack);
+                bench.patch(&mut weights, &uses, precision);
+                if round % 10 == 9 {
+                    let mut fresh = PatchedWeights::default();
+                    bench.patch(&mut fresh, &uses, precision);
+                    assert!(bits(&weights) == bits(&fresh), "round {round}: {stack:?}");
+                    let patched = stack.iter().any(|(_, weight)| *weight != 0.0);
+                    assert_eq!(bits(&weights) != bits(&plain), patched, "{round}: {stack:?}");
+                }
+            }
+            bench.patch(&mut weights, &[], precision);
+            assert!(bits(&weights) == bits(&plain), "the empty stack after all");
+        }
+    }
+
+    /// Everything that a slider's adapter does not act on stays where it is in memory.
+    #[test]
+    fn a_slider_touches_what_its_adapter_acts_on() {
+        let mut bench = Bench::new();
+        let mut weights = PatchedWeights::default();
+        let mut uses = bench.uses(&[("a", 0.5), ("b", 0.3)]);
+        assert_eq!(bench.patch(&mut weights, &uses, Precision::F32).len(), bench.modules.len());
+        assert!(bench.patch(&mut weights, &uses, Precision::F32).is_empty(), "nothing changed");
+
+        let before = weights.layers().modules.clone();
+        uses[0].text_encoder_weight = 0.6;
+        let made = bench.patch(&mut weights, &uses, Precision::F32);
+        assert!(!made.is_empty());
+        for (name, weights) in &weights.layers().modules {
+            let acts = name.starts_with("text_encoder.") && name.ends_with("_proj");
+            assert_eq!(made.contains(name), acts, "{name}");
+            assert_eq!(weights.is(&before[name]), !acts, "{name}");
+            assert_eq!(weights.bits() == before[name].bits(), !acts, "{name}");
+        }
+    }
+}
