@@ -205,7 +205,7 @@ impl Loaded {
         };
         let tokenizer = match &checkpoint.tokenizer {
             Some(folder) => Tokenizer::open(folder)?,
-            None => Tokenizer::clip()?,
+            None => Tokenizer::clip(),
         };
         let mut modules = checkpoint.tensors.modules();
         modules.retain(|name, _| !name.starts_with("vae."));
@@ -300,7 +300,7 @@ impl Loaded {
     fn encode_prompts(&self, networks: &Networks, request: &Request) -> Result<Conditioning> {
         let encode = |prompt: &str| -> Result<Tensor> {
             let mut values = Vec::new();
-            for chunk in text::chunks(&self.tokenizer, prompt)? {
+            for chunk in text::chunks(&self.tokenizer, prompt) {
                 let states =
                     networks.clip.encode(&chunk.ids, request.clip_skip, request.precision)?;
                 let mut states = states.values().into_owned();

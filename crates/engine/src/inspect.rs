@@ -558,11 +558,13 @@ fn describe_adapter(path: &Path) -> Result<ModelFile> {
         embeddings: contents.embeddings.clone(),
         leftovers: contents.leftovers.clone(),
     };
+    let transformer = contents.modules().any(|(parts, _)| family::is_transformer(parts.spelling()));
+    let network = if transformer { "transformer" } else { "UNet" };
     let mut naming = None;
     for (parts, algorithm) in contents.modules() {
         *counts.entry(algorithm.id).or_default() += 1;
         let spelling = parts.spelling();
-        *info.modules.entry(family::component_of(spelling)).or_default() += 1;
+        *info.modules.entry(family::component_of(spelling, network)).or_default() += 1;
         widen(&mut info.rank, (algorithm.rank)(&parts));
         widen(&mut info.alpha, parts.alpha()?);
         let row = NAMINGS.iter().position(|(start, _)| spelling.starts_with(start));

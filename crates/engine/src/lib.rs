@@ -18,6 +18,7 @@ pub mod testing;
 pub mod text;
 
 pub use adapter::PatchReport;
+pub use candle_core::Tensor;
 pub use device::{DeviceId, DeviceInfo, devices};
 pub use engine::Engine;
 pub use error::{Error, Result};

@@ -177,7 +177,7 @@ impl Request {
             Err(Error::InvalidRequest { field, found, rule: rule.to_owned() })
         };
         for (field, side) in [("width", self.width), ("height", self.height)] {
-            if side < 8 || side > MAX_SIDE || side % 8 != 0 {
+            if !(8..=MAX_SIDE).contains(&side) || side % 8 != 0 {
                 return Err(Error::InvalidRequest {
                     field,
                     found: side.to_string(),

@@ -17,6 +17,7 @@ use std::{
     time::SystemTime,
 };
 
+use candle_core::{Device, Tensor};
 use fs_err as fs;
 use half::{bf16, f16};
 use serde_json::Value;
@@ -260,6 +261,15 @@ impl TensorFile {
             at += len as u64;
         }
         Ok(values)
+    }
+
+    /// Reads one tensor as f32 in its shape.
+    ///
+    /// # Errors
+    /// As [`read_f32`](TensorFile::read_f32).
+    pub fn read_tensor(&self, name: &str) -> Result<Tensor> {
+        let values = self.read_f32(name)?;
+        Ok(Tensor::from_vec(values, &self.tensors[name].shape[..], &Device::Cpu)?)
     }
 
     /// Whether the path still leads to the file that was opened, unchanged.
