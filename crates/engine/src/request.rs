@@ -123,7 +123,8 @@ pub enum Phase {
     Decode,
 }
 
-/// Where a generation is. Each phase is announced once with `done` = 0 before its work starts.
+/// Where a generation is. Each phase is announced with `done` = 0 before its work starts; loading
+/// once more when the headers are read and `total` is known.
 #[derive(Debug)]
 pub struct Progress<'a> {
     /// What the engine is doing.
