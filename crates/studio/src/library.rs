@@ -164,8 +164,7 @@ impl Library {
     /// Fails if there is no such base model.
     pub fn defaults(&self, model: &FileRef) -> Result<GenerationParams> {
         let (path, _) = self.locate(Kind::BaseModel, model)?;
-        let mut params =
-            GenerationParams { model: model.clone(), ..GenerationParams::default() };
+        let mut params = GenerationParams { model: model.clone(), ..GenerationParams::default() };
         if let Some(starter) = &self.starter
             && same_file(&path, &starter.model())
         {
@@ -215,9 +214,9 @@ impl Library {
             .map(|folder| folder.join(&wanted.name))
             .find(|path| path.is_file())
             .ok_or_else(|| {
-                Error::new(Code::MissingFile, format!("there is no file `{}`", wanted.name))
-                    .hint("put it beside the recipe, or give its path")
-            })?;
+            Error::new(Code::MissingFile, format!("there is no file `{}`", wanted.name))
+                .hint("put it beside the recipe, or give its path")
+        })?;
         let hashes = Hashes { sha256: hash::sha256(&path)?, data_sha256: None };
         let name = file_name(&path);
         let warning = (!agrees(wanted, &hashes)).then(|| {
@@ -259,19 +258,15 @@ impl Library {
             return Ok((entry.path.clone(), entry.name.clone()));
         }
         let names: Vec<_> = all.iter().map(|entry| entry.qualified_name.as_str()).collect();
-        let paths: Vec<_> =
-            all.iter().map(|entry| format!("`{}`", entry.path.display())).collect();
+        let paths: Vec<_> = all.iter().map(|entry| format!("`{}`", entry.path.display())).collect();
         let distinct = names.iter().collect::<BTreeSet<_>>().len() == names.len();
         let hint = if distinct {
             format!("call one of them `{}`", names.join("` or `"))
         } else {
             "give the path of one of them".to_owned()
         };
-        let message = format!(
-            "`{name}` could be more than one {}: {}",
-            kind.noun(),
-            paths.join(" or ")
-        );
+        let message =
+            format!("`{name}` could be more than one {}: {}", kind.noun(), paths.join(" or "));
         Err(Error::new(Code::Unknown, message).hint(hint))
     }
 
@@ -333,7 +328,8 @@ impl Library {
         // Few names are told at once. Of many, it is told where they were looked for.
         if (1..=8).contains(&names.len()) {
             let names: Vec<_> = names.into_iter().collect();
-            return error.hint(format!("there are `{}`; a path can be given, too", names.join("`, `")));
+            return error
+                .hint(format!("there are `{}`; a path can be given, too", names.join("`, `")));
         }
         let folders: Vec<_> =
             self.searched.iter().map(|folder| format!("`{}`", folder.display())).collect();
@@ -381,7 +377,8 @@ fn agrees(wanted: &FileRef, found: &Hashes) -> bool {
     let fits = |wanted: &Option<String>, found: Option<&String>| {
         wanted.is_none() || found.is_none() || says(wanted.as_ref(), found)
     };
-    fits(&wanted.sha256, Some(&found.sha256)) && fits(&wanted.data_sha256, found.data_sha256.as_ref())
+    fits(&wanted.sha256, Some(&found.sha256))
+        && fits(&wanted.data_sha256, found.data_sha256.as_ref())
 }
 
 /// Whether a wanted hash, maybe shortened, is that of a file.
@@ -519,7 +516,8 @@ fn near_matches<'a>(name: &str, names: &BTreeSet<&'a str>) -> Vec<&'a str> {
             let lower = candidate.to_lowercase();
             let distance = edit_distance(&name, &lower);
             let contained = name.chars().count() >= 3 && lower.contains(&name);
-            (contained || distance <= name.chars().count().div_ceil(4)).then_some((distance, candidate))
+            (contained || distance <= name.chars().count().div_ceil(4))
+                .then_some((distance, candidate))
         })
         .collect();
     near.sort_unstable();
@@ -557,7 +555,8 @@ mod tests {
         let mut at = 0;
         for (name, shape) in tensors {
             let end = at + 4 * shape.iter().product::<usize>();
-            let info = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [at, end]});
+            let info =
+                serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [at, end]});
             header.insert((*name).into(), info);
             at = end;
         }
@@ -569,8 +568,7 @@ mod tests {
 
     fn write_adapter(path: &Path, alias: &str) {
         let module = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q";
-        let (down, up) =
-            (format!("{module}.lora_down.weight"), format!("{module}.lora_up.weight"));
+        let (down, up) = (format!("{module}.lora_down.weight"), format!("{module}.lora_up.weight"));
         write(path, &[(&down, &[1, 4]), (&up, &[4, 1])], &[("ss_output_name", alias)]);
     }
 
