@@ -1,6 +1,10 @@
 //! The engine: what is loaded on one device, and the one verb, [`generate`](Engine::generate).
 
-use std::{ops::ControlFlow, path::{Path, PathBuf}, sync::Arc};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use candle_core::{Device, Tensor};
 use kernels::conv::Size;
@@ -8,14 +12,24 @@ use kernels::conv::Size;
 use crate::{
     Conditioning, DeviceId, Error, Image, Output, PatchReport, Phase, Precision, Progress, Request,
     Result, Watch,
-    adapter::patch::{Adapters, Coat, PatchedWeights},
+    adapter::patch::{Adapters, Coat, PatchedWeights, Tally},
     architecture::Modules,
     checkpoint::{Checkpoint, Tensors, VaeConfig, open_vae},
     device,
-    model::{clip::{CONTEXT, Clip}, layers::Scope, unet::UNet, vae::{Decoder, Encoder}},
+    model::{
+        clip::Clip,
+        layers::Scope,
+        unet::UNet,
+        vae::{Decoder, Encoder},
+    },
     noise::Noise,
     ops::{Map, Tokens},
-    sample::{self, denoiser::{Prediction, Watched}, training::TrainingSchedule, Denoise},
+    sample::{
+        Denoise,
+        denoiser::{Prediction, Watched},
+        schedule::img2img_tail,
+        training::TrainingSchedule,
+    },
     text::{self, tokenizer::Tokenizer},
 };
 
@@ -97,7 +111,14 @@ impl Engine {
     fn run(&mut self, request: &Request, watch: &mut Watch<'_>) -> Result<Output> {
         let mut warnings = Vec::new();
         let (loaded, patches) = self.prepare(request, watch)?;
-        let networks = loaded.networks()?;
+        let networks = loaded.networks.as_ref().expect("built by `prepare`");
+
+        // Found out before the work rather than after it.
+        let needed =
+            networks.decoder.peak_bytes(u64::from(request.width) * u64::from(request.height));
+        if let Some(available) = device::available_memory().filter(|&bytes| bytes < needed) {
+            return Err(Error::OutOfMemory { doing: "decoding the picture", needed, available });
+        }
 
         announce(watch, Phase::Encode, 2 + usize::from(request.init.is_some()))?;
         let conditioning = loaded.encode_prompts(networks, request)?;
@@ -111,22 +132,20 @@ impl Engine {
             return Ok(Output { image, patches, latents, conditioning, warnings });
         }
 
-        let strength = request.init.as_ref().map(|init| init.denoising_strength);
-        let plan = sample::Plan::new(
-            request.sampler,
-            request.schedule,
-            &loaded.checkpoint.training,
-            request.steps as usize,
-            strength,
-        )?;
+        let (sampler, training) = (request.sampler, &loaded.checkpoint.training);
+        let schedule = sampler.sigmas(training, request.schedule, request.steps as usize);
+        let sigmas = match &request.init {
+            Some(init) => img2img_tail(&schedule, request.steps as usize, init.denoising_strength),
+            None => &schedule,
+        };
         let shape = (1, 4, request.height as usize / 8, request.width as usize / 8);
-        let mut noise =
-            Noise::new(request.rng, request.seed, shape, plan.all_sigmas(), request.noise.clone())?;
-        let latents = plan.first_latents(init.as_ref(), &mut noise)?;
+        let given = request.noise.as_ref();
+        let mut noise = Noise::new(request.rng, request.seed, shape, &schedule, given)?;
+        let latents = sampler.first_latents(noise.first(), init.as_ref(), sigmas[0])?;
 
         let guided = Guided::new(networks, loaded, &conditioning, request)?;
-        let mut denoiser = Watched::new(guided, &plan, watch)?;
-        let latents = plan.run(&mut denoiser, latents, &mut noise)?;
+        let mut denoiser = Watched::new(guided, watch, sampler, sigmas)?;
+        let latents = (sampler.run)(&mut denoiser, latents, sigmas, &mut noise)?;
         if !finite(&latents)? {
             return Err(Error::Diverged {
                 phase: "sampling",
@@ -186,7 +205,7 @@ impl Loaded {
         };
         let tokenizer = match &checkpoint.tokenizer {
             Some(folder) => Tokenizer::open(folder)?,
-            None => Tokenizer::clip()?,
+            None => Tokenizer::clip(),
         };
         let mut modules = checkpoint.tensors.modules();
         modules.retain(|name, _| !name.starts_with("vae."));
@@ -224,16 +243,16 @@ impl Loaded {
         let outdated = self.weights.outdated(self.modules.keys().cloned(), stack, precision);
         let vae = vae_modules(self.vae_tensors(), encoder);
         let vae_outdated = self.vae_weights.outdated(vae.into_iter(), &[], precision);
-        announce(watch, phase, outdated.len() + vae_outdated.len())?;
+        let mut tally = Tally::new(phase, outdated.len() + vae_outdated.len(), watch)?;
 
         let changed = !outdated.is_empty() || !vae_outdated.is_empty();
         if changed || self.networks.as_ref().is_none_or(|n| encoder && n.encoder.is_none()) {
             // The networks share the layers: dropping them first lets the old weights go before the
             // new ones are made.
             self.networks = None;
-            self.weights.make(&self.checkpoint.tensors, stack, outdated, phase, watch)?;
+            self.weights.make(&self.checkpoint.tensors, stack, outdated, &mut tally)?;
             let tensors = self.vae.as_ref().unwrap_or(&self.checkpoint.tensors);
-            self.vae_weights.make(tensors, &[], vae_outdated, phase, watch)?;
+            self.vae_weights.make(tensors, &[], vae_outdated, &mut tally)?;
             self.networks = Some(self.build(encoder)?);
         }
         Ok(())
@@ -373,7 +392,7 @@ impl Loaded {
         precision: Precision,
     ) -> Result<Option<Image>> {
         let latents = (latents / self.vae_config.scaling_factor)?;
-        let picture = decoder.forward(map_of(&latents, 1.0, 1, precision)?);
+        let picture = decoder.forward(map_of(&latents, 1, precision)?);
         let size = picture.size();
         let values = picture.into_tokens().values().into_owned();
         if values.iter().any(|value| !value.is_finite()) {
@@ -395,7 +414,8 @@ impl Loaded {
         let wanted = vae_modules(tensors, encoder).into_iter();
         let outdated = weights.outdated(wanted, &[], Precision::F32);
         let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
-        weights.make(tensors, &[], outdated, Phase::Decode, &mut watch)?;
+        let mut tally = Tally::new(Phase::Decode, outdated.len(), &mut watch)?;
+        weights.make(tensors, &[], outdated, &mut tally)?;
         Ok(weights)
     }
 }
@@ -410,10 +430,10 @@ fn vae_modules(tensors: &Tensors, encoder: bool) -> Vec<String> {
     modules.into_keys().collect()
 }
 
-/// Latents `(1, 4, h, w)`, each number times `factor`, as a map of `batch` equal images.
-fn map_of(latents: &Tensor, factor: f64, batch: usize, precision: Precision) -> Result<Map> {
+/// Latents `(1, 4, h, w)` as a map of `batch` equal images.
+fn map_of(latents: &Tensor, batch: usize, precision: Precision) -> Result<Map> {
     let (_, channels, height, width) = latents.dims4()?;
-    let planes = (latents * factor)?.flatten_all()?.to_vec1::<f32>()?;
+    let planes = latents.flatten_all()?.to_vec1::<f32>()?;
     let size = Size { batch, height, width, channels };
     Ok(Map::from_planes(&planes.repeat(batch), size, precision))
 }
@@ -445,8 +465,7 @@ impl<'a> Guided<'a> {
         let (batch, context) = match guidance_scale {
             None => (1, conditioning.cond.clone()),
             Some(_) => {
-                let (cond, uncond) =
-                    text::same_length(&conditioning.cond, &conditioning.uncond, CONTEXT)?;
+                let (cond, uncond) = text::same_length(&conditioning.cond, &conditioning.uncond)?;
                 (2, Tensor::cat(&[uncond, cond], 0)?)
             }
         };
@@ -466,17 +485,16 @@ impl Denoise for Guided<'_> {
     fn denoise(&mut self, x: &Tensor, sigma: f64) -> Result<Tensor> {
         let (_, channels, height, width) = x.dims4()?;
         let batch = if self.guidance_scale.is_some() { 2 } else { 1 };
-        let scaling = self.prediction.scaling(sigma);
-        let map = map_of(x, scaling.input, batch, self.precision)?;
+        let scalings = self.prediction.scalings(sigma);
+        let map = map_of(&scalings.input(x)?, batch, self.precision)?;
         let timestep = self.training.sigma_to_t(sigma);
         let out = self.unet.forward(map, timestep, &self.context, self.precision).planes();
         let out = Tensor::from_vec(out, (batch, channels, height, width), &Device::Cpu)?;
-        let denoised = |out: Tensor| (x * scaling.skip)? + (out * scaling.output)?;
         match self.guidance_scale {
-            None => Ok(denoised(out)?),
+            None => scalings.denoised(x, &out),
             Some(scale) => {
-                let uncond = denoised(out.narrow(0, 0, 1)?)?;
-                let cond = denoised(out.narrow(0, 1, 1)?)?;
+                let uncond = scalings.denoised(x, &out.narrow(0, 0, 1)?)?;
+                let cond = scalings.denoised(x, &out.narrow(0, 1, 1)?)?;
                 Ok((&uncond + ((cond - &uncond)? * scale)?)?)
             }
         }

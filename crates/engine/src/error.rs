@@ -151,6 +151,20 @@ pub enum Error {
         reason: String,
     },
 
+    /// There is less memory than the picture needs.
+    #[error(
+        "not enough memory: {doing} takes about {} MB, and {} MB are free. Choose a smaller picture, \
+         or close other programs", .needed / 1_000_000, .available / 1_000_000
+    )]
+    OutOfMemory {
+        /// What needs it, as a noun.
+        doing: &'static str,
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        available: u64,
+    },
+
     /// The watcher asked to stop.
     #[error("the generation was cancelled")]
     Cancelled,

@@ -38,12 +38,12 @@ impl Buffer {
     fn store(values: Vec<f32>, precision: Precision) -> Buffer {
         match precision {
             Precision::F32 => Buffer::F32(values),
-            Precision::Bf16 => {
-                Buffer::Bf16(values.into_par_iter().with_min_len(1 << 14).map(bf16::from_f32).collect())
-            }
-            Precision::F16 => {
-                Buffer::F16(values.into_par_iter().with_min_len(1 << 14).map(f16::from_f32).collect())
-            }
+            Precision::Bf16 => Buffer::Bf16(
+                values.into_par_iter().with_min_len(1 << 14).map(bf16::from_f32).collect(),
+            ),
+            Precision::F16 => Buffer::F16(
+                values.into_par_iter().with_min_len(1 << 14).map(f16::from_f32).collect(),
+            ),
         }
     }
 
@@ -67,12 +67,18 @@ impl Buffer {
     fn widen(&self) -> Cow<'_, [f32]> {
         match self {
             Buffer::F32(values) => Cow::Borrowed(values),
-            Buffer::Bf16(values) => {
-                values.par_iter().with_min_len(1 << 14).map(|x| x.to_f32()).collect::<Vec<_>>().into()
-            }
-            Buffer::F16(values) => {
-                values.par_iter().with_min_len(1 << 14).map(|x| x.to_f32()).collect::<Vec<_>>().into()
-            }
+            Buffer::Bf16(values) => values
+                .par_iter()
+                .with_min_len(1 << 14)
+                .map(|x| x.to_f32())
+                .collect::<Vec<_>>()
+                .into(),
+            Buffer::F16(values) => values
+                .par_iter()
+                .with_min_len(1 << 14)
+                .map(|x| x.to_f32())
+                .collect::<Vec<_>>()
+                .into(),
         }
     }
 
@@ -151,7 +157,12 @@ impl Map {
 
 impl Tokens {
     /// From values in `(B, T, C)` order.
-    pub(crate) fn new(values: Vec<f32>, batch: usize, channels: usize, precision: Precision) -> Tokens {
+    pub(crate) fn new(
+        values: Vec<f32>,
+        batch: usize,
+        channels: usize,
+        precision: Precision,
+    ) -> Tokens {
         assert_eq!(values.len() % (batch * channels), 0, "whole rows");
         Tokens { batch, channels, data: Buffer::store(values, precision) }
     }
@@ -243,6 +254,13 @@ impl Weights {
     #[cfg(test)]
     pub(crate) fn is(&self, other: &Weights) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Every number, to the last bit.
+    #[cfg(test)]
+    pub(crate) fn bits(&self) -> Vec<u32> {
+        let weight = self.0.weight.widen();
+        weight.iter().chain(self.0.bias.iter().flatten()).map(|value| value.to_bits()).collect()
     }
 
     /// Row `index` of a table, as an embedding is.
@@ -408,8 +426,7 @@ pub(crate) fn add_to_pixels(x: Map, rows: &Tokens) -> Map {
 /// The channels of `b` behind those of `a`.
 pub(crate) fn concat(a: &Map, b: &Map) -> Map {
     let (channels, precision) = (a.size.channels + b.size.channels, a.data.precision());
-    let out =
-        pointwise::concat(&a.data.widen(), a.size.channels, &b.data.widen(), b.size.channels);
+    let out = pointwise::concat(&a.data.widen(), a.size.channels, &b.data.widen(), b.size.channels);
     Map::new(out, Size { channels, ..a.size }, precision)
 }
 

@@ -27,7 +27,13 @@ pub fn exp(x: f32) -> f32 {
     // n is from -126 to 127, so n + 127 is a valid exponent field.
     let scale = f32::from_bits(((n as i32 + 127) as u32) << 23);
     let value = mantissa * scale;
-    if x < -87.336_54 { 0.0 } else if x.is_nan() { x } else { value }
+    if x < -87.336_54 {
+        0.0
+    } else if x.is_nan() {
+        x
+    } else {
+        value
+    }
 }
 
 /// The sigmoid linear unit `x / (1 + e^-x)` (Elfwing et al., 2017).

@@ -71,7 +71,15 @@ pub fn linear<W: Element>(x: &[f32], w: &[W], bias: Option<&[f32]>, inputs: usiz
                 let w = W::widen(&w[columns.start * inputs..columns.end * inputs]);
                 let mut part = vec![0.0; rows * columns.len()];
                 let shape = Shape { m: rows, k: inputs, n: columns.len() };
-                product(shape, Rows(x, inputs), Columns(&w, inputs), &mut part, columns.len(), 1.0, false);
+                product(
+                    shape,
+                    Rows(x, inputs),
+                    Columns(&w, inputs),
+                    &mut part,
+                    columns.len(),
+                    1.0,
+                    false,
+                );
                 add_bias(&mut part, columns.len(), bias.map(|bias| &bias[columns.clone()]));
                 (columns, part)
             })

@@ -101,7 +101,8 @@ pub fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32) -> Vec<f32> 
     let mut out = vec![0.0; x.len()];
     out.par_chunks_mut(channels).zip(x.par_chunks(channels)).for_each(|(out, x)| {
         let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / channels as f64;
-        let variance = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / channels as f64;
+        let variance =
+            x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / channels as f64;
         let (mean, factor) = (mean as f32, (1.0 / (variance + f64::from(eps)).sqrt()) as f32);
         for (((out, x), gamma), beta) in out.iter_mut().zip(x).zip(gamma).zip(beta) {
             *out = (x - mean) * factor * gamma + beta;

@@ -2,7 +2,8 @@
 
 `tiny`: everything that a configuration can say differs from SD 1.x, and all is small.
 `sd15`: the structure of SD 1.5 (four levels, two resnets each, 32 groups, 8 heads, CLIP's vocabulary),
-so that the same weights can also be written as a single file of the original naming; narrow.
+so that the same weights can also be written as a single file of the original naming (with the maps
+of ../../fixtures/keymaps, which name exactly these tensors); narrow.
 
 Weights are not stored. Each value is a function of its tensor's name and its index (`fill`), made
 again by the tests; inputs too. Beside the configurations each folder has `tensors.json`, the names
@@ -14,10 +15,10 @@ and shapes per network. `<model>.safetensors` holds the networks' answers, all f
     sinusoid.<t>            the timestep embedding before the first layer
     vae.moments             mean and logarithm of the variance, for a picture (1, 3, 48, 32)
     vae.picture             decoded from latents (1, 4, 3, 5)
-    latents                 a whole generation: "a fox", 48 x 64, euler, karras, 4 steps, guidance 3,
-                            seed 3
+    latents.<sampler>.<schedule>   the end of a whole generation: "a fox", 48 x 64 pixels, guidance 3,
+                            seed 3; for tiny all pairs with 20 steps, for sd15 a few with 5
 
-Run: python make.py   (a minute). Versions: see ../pictures/reference.py, which it uses.
+Run: python make.py   (two minutes). Versions: see ../pictures/reference.py, which it uses.
 """
 
 import json
@@ -64,7 +65,7 @@ MODELS = {
     "sd15": {
         "unet": {**SD1_UNET, "layers_per_block": 2, "block_out_channels": [64, 96, 128, 128],
                  "attention_head_dim": 8, "cross_attention_dim": 128},
-        "vae": {**SD1_VAE, "layers_per_block": 2, "block_out_channels": [64, 64, 96, 128],
+        "vae": {**SD1_VAE, "layers_per_block": 2, "block_out_channels": [64, 96, 128, 128],
                 "scaling_factor": 0.18215},
         "text_encoder": {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2,
                          "num_attention_heads": 2, "hidden_act": "quick_gelu", "vocab_size": 49408,
@@ -226,9 +227,16 @@ def answers(model):
         chunk = [start, *ids, *[end] * (76 - len(ids))], [1.0] * 77
         return reference.encode_chunks(model, [chunk])
 
-    out["latents"] = reference.sample(
-        model, encode(PROMPT, SD15_PROMPT), encode("", []), sampler="euler", schedule="karras",
-        steps=4, guidance=3.0, seed=3, width=48, height=64)
+    cond, uncond = encode(PROMPT, SD15_PROMPT), encode("", [])
+    for sampler in reference.SAMPLERS if model.tokenizer else ("euler", "dpmpp_2m", "ddim", "unipc"):
+        for schedule in reference.SCHEDULES if model.tokenizer else ("karras",):
+            name = f"latents.{sampler}"
+            if sampler not in reference.OWN_SCHEDULE:
+                name += f".{schedule}"
+            if name not in out:
+                out[name] = reference.sample(
+                    model, cond, uncond, sampler=sampler, schedule=schedule, guidance=3.0, seed=3,
+                    steps=20 if model.tokenizer else 5, width=48, height=64)
     return out
 
 

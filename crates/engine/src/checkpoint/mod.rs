@@ -1,2 +1,506 @@
-//! x
+//! Base models on disk: a diffusers folder or a single file, tensors by canonical name.
+//!
+//! The canonical name of a tensor is its Diffusers module path with the component in front:
+//! `unet.down_blocks.0.resnets.1.conv1.weight`, `text_encoder.text_model.…`, `vae.decoder.…`. Files
+//! in other layouts are renamed by the tables of [`keys`]; the rest of the engine knows one name.
+//!
+//! Opening reads headers and configurations only. Tensors are read when a layer is made, and again
+//! when an adapter's weight changes.
+
 pub mod header;
+pub mod keys;
+
+use std::{
+    collections::BTreeMap,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use fs_err as fs;
+use serde_json::Value;
+
+use crate::{
+    Error, Result,
+    architecture::{self, Architecture, Modules},
+    checkpoint::{
+        header::TensorFile,
+        keys::{Component, Names},
+    },
+    model::{clip::ClipConfig, unet::UNetConfig},
+    ops::Activation,
+    sample::{
+        denoiser::Prediction,
+        training::{BetaCurve, TrainingSchedule},
+    },
+};
+
+/// Configuration files are a few kilobytes.
+const MAX_CONFIG: u64 = 1 << 20;
+
+/// One base model, opened.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    pub(crate) tensors: Tensors,
+    pub(crate) architecture: &'static Architecture,
+    pub(crate) unet: UNetConfig,
+    pub(crate) clip: ClipConfig,
+    pub(crate) vae: VaeConfig,
+    pub(crate) prediction: Prediction,
+    pub(crate) training: TrainingSchedule,
+    /// The folder of its tokenizer, where it has one.
+    pub(crate) tokenizer: Option<PathBuf>,
+}
+
+/// What no shape shows of a VAE.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct VaeConfig {
+    /// Groups of its group normalizations.
+    pub(crate) groups: usize,
+    /// Latents of unit variance are its latents times this.
+    pub(crate) scaling_factor: f64,
+}
+
+impl Checkpoint {
+    /// Opens a diffusers folder or a single `.safetensors` file.
+    ///
+    /// # Errors
+    /// Everything that is no SD 1.x model is named in the error.
+    pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
+        match fs::metadata(path)?.is_dir() {
+            true => Checkpoint::open_folder(path),
+            false => Checkpoint::open_file(path),
+        }
+    }
+
+    fn open_folder(path: &Path) -> Result<Checkpoint> {
+        let incomplete = |missing: &str, advice: &str| Error::Incomplete {
+            path: path.to_owned(),
+            missing: missing.to_owned(),
+            advice: advice.to_owned(),
+        };
+        if !path.join("unet").join("config.json").is_file() {
+            if path.join("adapter_config.json").is_file() {
+                return Err(Error::WrongKind {
+                    path: path.to_owned(),
+                    wanted: "a base model",
+                    found: "a PEFT adapter folder".into(),
+                    advice: "Put it on the stack of a base model instead".into(),
+                });
+            }
+            return Err(incomplete(
+                "it has no UNet (`unet/config.json`)",
+                "A diffusers folder holds `unet`, `vae` and `text_encoder`; get the missing part, or \
+                 name the `.safetensors` file itself",
+            ));
+        }
+        let unet_config = Config::read(&path.join("unet").join("config.json"))?;
+        let clip_config = Config::read_if_there(&path.join("text_encoder").join("config.json"))?;
+        let vae_config = Config::read_if_there(&path.join("vae").join("config.json"))?;
+        let scheduler =
+            Config::read_if_there(&path.join("scheduler").join("scheduler_config.json"))?;
+
+        let mut tensors = Tensors::new(path);
+        for &component in Component::ALL {
+            let file = TensorFile::open(&component_file(path, component)?)?;
+            tensors.add(file, |names| keys::component_file(component, names));
+        }
+        let architecture = recognized(path, &tensors)?;
+
+        unet_config.expect(UNET_EXPECTATIONS)?;
+        let heads = match unet_config.value("num_attention_heads") {
+            Some(_) => unet_config.size("num_attention_heads", 0)?,
+            // Diffusers' name for the number of heads, for historical reasons.
+            None => unet_config.size("attention_head_dim", architecture.heads)?,
+        };
+        let unet = UNetConfig {
+            heads,
+            groups: unet_config.size("norm_num_groups", architecture.groups)?,
+            eps: unet_config.number("norm_eps", 1e-5)? as f32,
+        };
+        let clip = ClipConfig {
+            heads: clip_config
+                .size("num_attention_heads", default_clip_heads(&tensors.modules()))?,
+            activation: match clip_config.text("hidden_act")? {
+                None | Some("quick_gelu") => Activation::QuickGelu,
+                Some("gelu") => Activation::Gelu,
+                Some(other) => return Err(clip_config.unsupported("hidden_act", other)),
+            },
+            eps: clip_config.number("layer_norm_eps", 1e-5)? as f32,
+        };
+        let prediction = match scheduler.text("prediction_type")? {
+            None | Some("epsilon") => Prediction::Epsilon,
+            Some("v_prediction") => Prediction::V,
+            Some(other) => return Err(scheduler.unsupported("prediction_type", other)),
+        };
+        let tokenizer = Some(path.join("tokenizer")).filter(|folder| folder.is_dir());
+        Ok(Checkpoint {
+            architecture,
+            unet,
+            clip,
+            vae: VaeConfig::read(&vae_config, architecture)?,
+            prediction,
+            training: training_schedule(&scheduler)?,
+            tokenizer,
+            tensors,
+        })
+    }
+
+    fn open_file(path: &Path) -> Result<Checkpoint> {
+        let file = TensorFile::open(path)?;
+        let mut tensors = Tensors::new(path);
+        tensors.add(file, |names| keys::single_file(names));
+        let architecture = recognized(path, &tensors)?;
+        let modules = tensors.modules();
+        for (component, what) in [("text_encoder.", "text encoder"), ("vae.", "VAE")] {
+            if !modules.keys().any(|name| name.starts_with(component)) {
+                return Err(Error::Incomplete {
+                    path: path.to_owned(),
+                    missing: format!("it holds a UNet but no {what}"),
+                    advice: "Use the complete checkpoint that it was taken from".into(),
+                });
+            }
+        }
+        Ok(Checkpoint {
+            architecture,
+            unet: UNetConfig { heads: architecture.heads, groups: architecture.groups, eps: 1e-5 },
+            clip: ClipConfig {
+                heads: default_clip_heads(&modules),
+                activation: Activation::QuickGelu,
+                eps: 1e-5,
+            },
+            vae: VaeConfig {
+                groups: architecture.groups,
+                scaling_factor: architecture.scaling_factor,
+            },
+            prediction: Prediction::Epsilon,
+            training: TrainingSchedule::stable_diffusion(),
+            tokenizer: None,
+            tensors,
+        })
+    }
+}
+
+/// A VAE of its own: a folder with its configuration (or a model folder that has one), or a file in
+/// either layout. A safetensors file has no configuration, so it takes the base model's.
+pub(crate) fn open_vae(
+    path: &Path,
+    architecture: &'static Architecture,
+) -> Result<(Tensors, VaeConfig)> {
+    let mut tensors = Tensors::new(path);
+    let config = if fs::metadata(path)?.is_dir() {
+        let (folder, file) = match path.join("vae").join("config.json").is_file() {
+            true => (path.join("vae"), component_file(path, Component::Vae)?),
+            false => (path.to_owned(), weights_file(path, path, "VAE", UNET_FILES)?),
+        };
+        tensors.add(TensorFile::open(&file)?, |names| keys::vae_file(names));
+        Config::read_if_there(&folder.join("config.json"))?
+    } else {
+        tensors.add(TensorFile::open(path)?, |names| keys::vae_file(names));
+        Config::default()
+    };
+    let latents = tensors.modules().get("vae.decoder.conv_in").and_then(|s| s.get(1)).copied();
+    match latents {
+        Some(4) => Ok((tensors, VaeConfig::read(&config, architecture)?)),
+        other => Err(Error::WrongKind {
+            path: path.to_owned(),
+            wanted: "a VAE",
+            found: match other {
+                Some(channels) => format!("a VAE with {channels} latent channels instead of 4"),
+                None => "a file without a VAE's decoder".into(),
+            },
+            advice: format!("Choose a VAE for {} models", architecture.name),
+        }),
+    }
+}
+
+/// Tensors by canonical name, in one file or several.
+#[derive(Debug)]
+pub(crate) struct Tensors {
+    path: PathBuf,
+    files: Vec<TensorFile>,
+    /// Canonical name -> (index in `files`, name in the file).
+    sources: BTreeMap<String, (usize, String)>,
+}
+
+impl Tensors {
+    fn new(path: &Path) -> Tensors {
+        Tensors { path: path.to_owned(), files: Vec::new(), sources: BTreeMap::new() }
+    }
+
+    /// Adds a file, its tensors called by the names that `sort_out` finds for them.
+    fn add(
+        &mut self,
+        file: TensorFile,
+        sort_out: impl Fn(&mut dyn Iterator<Item = &str>) -> Names,
+    ) {
+        let names = sort_out(&mut file.tensors().keys().map(String::as_str));
+        let index = self.files.len();
+        self.files.push(file);
+        let sources = names.tensors.into_iter().map(|(name, source)| (name, (index, source)));
+        self.sources.extend(sources);
+    }
+
+    /// The file or folder as the person named it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Every module with weights, and the shape of its weight.
+    pub(crate) fn modules(&self) -> Modules {
+        self.sources
+            .iter()
+            .filter_map(|(name, (file, source))| {
+                let shape = &self.files[*file].tensors()[source].shape;
+                Some((name.strip_suffix(".weight")?.to_owned(), without_trailing_one(shape)))
+            })
+            .collect()
+    }
+
+    /// A module's weight in f32 and in the file's order, with its shape.
+    pub(crate) fn weight(&self, module: &str) -> Result<(Vec<f32>, Vec<usize>)> {
+        let tensor = format!("{module}.weight");
+        let Some((file, source)) = self.sources.get(&tensor) else {
+            return Err(self.missing(&tensor));
+        };
+        let shape = without_trailing_one(&self.files[*file].tensors()[source].shape);
+        let usable = match *shape {
+            [_] | [_, _] => true,
+            [_, _, height, width] => height == width,
+            _ => false,
+        };
+        if !usable || shape.contains(&0) {
+            return Err(Error::WrongShape {
+                path: self.path.clone(),
+                tensor,
+                found: shape,
+                expected: "the weight of a linear layer, a square convolution or a norm".into(),
+            });
+        }
+        Ok((self.read(*file, source)?, shape))
+    }
+
+    /// A module's bias, if it has one; `outputs` numbers.
+    pub(crate) fn bias(&self, module: &str, outputs: usize) -> Result<Option<Vec<f32>>> {
+        let tensor = format!("{module}.bias");
+        let Some((file, source)) = self.sources.get(&tensor) else { return Ok(None) };
+        let shape = &self.files[*file].tensors()[source].shape;
+        if *shape != [outputs] {
+            return Err(Error::WrongShape {
+                path: self.path.clone(),
+                tensor,
+                found: shape.clone(),
+                expected: format!("one number for each of {outputs} outputs"),
+            });
+        }
+        self.read(*file, source).map(Some)
+    }
+
+    fn read(&self, file: usize, source: &str) -> Result<Vec<f32>> {
+        let values = self.files[file].read_f32(source)?;
+        if values.iter().all(|value| value.is_finite()) {
+            return Ok(values);
+        }
+        Err(Error::NotFinite {
+            path: self.files[file].path().to_owned(),
+            tensor: source.to_owned(),
+            advice: "use another base model",
+        })
+    }
+
+    pub(crate) fn missing(&self, tensor: &str) -> Error {
+        Error::Incomplete {
+            path: self.path.clone(),
+            missing: format!("`{tensor}` is missing"),
+            advice: "Get the file again, or use another".into(),
+        }
+    }
+
+    /// Changes when one of the files does.
+    pub(crate) fn is_current(&self) -> bool {
+        self.files.iter().all(TensorFile::is_current)
+    }
+}
+
+/// Some files keep the VAE's attention as `(C, C, 1)`.
+fn without_trailing_one(shape: &[usize]) -> Vec<usize> {
+    match shape {
+        [outputs, inputs, 1] => vec![*outputs, *inputs],
+        other => other.to_vec(),
+    }
+}
+
+fn recognized(path: &Path, tensors: &Tensors) -> Result<&'static Architecture> {
+    architecture::recognize(&tensors.modules()).map_err(|found| Error::WrongKind {
+        path: path.to_owned(),
+        wanted: "a base model",
+        found: crate::inspect::foreign(tensors.files.iter().map(TensorFile::tensors))
+            .unwrap_or(found)
+            .to_owned(),
+        advice: "This version runs SD 1.x models".into(),
+    })
+}
+
+/// CLIP has heads of 64 channels.
+fn default_clip_heads(modules: &Modules) -> usize {
+    let table = modules.get("text_encoder.text_model.embeddings.token_embedding");
+    table.and_then(|shape| shape.get(1)).map_or(1, |width| (width / 64).max(1))
+}
+
+/// Of UNet and VAE.
+const UNET_FILES: &[&str] =
+    &["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"];
+const TEXT_ENCODER_FILES: &[&str] = &["model.safetensors", "model.fp16.safetensors"];
+
+/// The file that holds the weights of one component of a diffusers folder.
+fn component_file(path: &Path, component: Component) -> Result<PathBuf> {
+    let (folder, what, files) = match component {
+        Component::UNet => ("unet", "UNet", UNET_FILES),
+        Component::Vae => ("vae", "VAE", UNET_FILES),
+        Component::TextEncoder => ("text_encoder", "text encoder", TEXT_ENCODER_FILES),
+    };
+    weights_file(path, &path.join(folder), what, files)
+}
+
+fn weights_file(model: &Path, folder: &Path, what: &str, files: &[&str]) -> Result<PathBuf> {
+    if let Some(file) = files.iter().map(|file| folder.join(file)).find(|file| file.is_file()) {
+        return Ok(file);
+    }
+    let pickles = ["diffusion_pytorch_model.bin", "pytorch_model.bin"];
+    let pickled = pickles.iter().any(|file| folder.join(file).is_file());
+    Err(Error::Incomplete {
+        path: model.to_owned(),
+        missing: match pickled {
+            true => format!("its {what} is stored as a PyTorch pickle only"),
+            false => format!("its {what} has no weights (`{}`)", folder.join(files[0]).display()),
+        },
+        advice: "Get its safetensors version".into(),
+    })
+}
+
+/// Settings of a UNet that change its arithmetic, and the only values that are built here. A missing
+/// setting means the first.
+const UNET_EXPECTATIONS: &[(&str, &[&str])] = &[
+    ("act_fn", &["\"silu\"", "\"swish\""]),
+    ("time_embedding_type", &["\"positional\""]),
+    ("resnet_time_scale_shift", &["\"default\""]),
+    ("flip_sin_to_cos", &["true"]),
+    ("freq_shift", &["0"]),
+    ("center_input_sample", &["false"]),
+    ("dual_cross_attention", &["false"]),
+    ("class_embed_type", &["null"]),
+    ("encoder_hid_dim", &["null"]),
+    ("attention_type", &["\"default\""]),
+    ("mid_block_scale_factor", &["1", "1.0"]),
+    ("resnet_out_scale_factor", &["1", "1.0"]),
+    ("conv_in_kernel", &["3"]),
+    ("conv_out_kernel", &["3"]),
+];
+
+impl VaeConfig {
+    fn read(config: &Config, architecture: &Architecture) -> Result<VaeConfig> {
+        let scaling_factor = config.number("scaling_factor", architecture.scaling_factor)?;
+        config.expect(&[("act_fn", &["\"silu\""]), ("shift_factor", &["null", "0", "0.0"])])?;
+        Ok(VaeConfig {
+            groups: config.size("norm_num_groups", architecture.groups)?,
+            scaling_factor,
+        })
+    }
+}
+
+fn training_schedule(config: &Config) -> Result<TrainingSchedule> {
+    config.expect(&[("rescale_betas_zero_snr", &["false"])])?;
+    let schedule = match config.value("trained_betas") {
+        Some(list) => {
+            let betas = list.as_array().into_iter().flatten();
+            let betas: Vec<f32> = betas.filter_map(Value::as_f64).map(|beta| beta as f32).collect();
+            TrainingSchedule::from_betas(&betas)
+        }
+        None => {
+            let name = config.text("beta_schedule")?.unwrap_or("scaled_linear");
+            let Some(curve) = BetaCurve::named(name) else {
+                return Err(config.unsupported("beta_schedule", name));
+            };
+            TrainingSchedule::new(
+                curve,
+                config.number("beta_start", 0.00085)?,
+                config.number("beta_end", 0.012)?,
+                config.size("num_train_timesteps", 1000)?,
+            )
+        }
+    };
+    schedule.map_err(|problem| config.unsupported("the noise schedule", &problem))
+}
+
+/// A diffusers configuration file; a missing one is empty.
+#[derive(Debug, Default)]
+struct Config {
+    path: PathBuf,
+    values: serde_json::Map<String, Value>,
+}
+
+impl Config {
+    fn read(path: &Path) -> Result<Config> {
+        let mut text = String::new();
+        fs::File::open(path)?.take(MAX_CONFIG).read_to_string(&mut text)?;
+        let values = serde_json::from_str(&text).map_err(|error| Error::Damaged {
+            path: path.to_owned(),
+            problem: format!("it is not valid JSON ({error})"),
+        })?;
+        Ok(Config { path: path.to_owned(), values })
+    }
+
+    fn read_if_there(path: &Path) -> Result<Config> {
+        match path.is_file() {
+            true => Config::read(path),
+            false => Ok(Config { path: path.to_owned(), ..Config::default() }),
+        }
+    }
+
+    /// A value that is there and not `null`.
+    fn value(&self, key: &str) -> Option<&Value> {
+        self.values.get(key).filter(|value| !value.is_null())
+    }
+
+    fn text(&self, key: &str) -> Result<Option<&str>> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.unsupported(key, &other.to_string())),
+        }
+    }
+
+    fn number(&self, key: &str, default: f64) -> Result<f64> {
+        let Some(value) = self.value(key) else { return Ok(default) };
+        let number = value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
+        number.ok_or_else(|| self.unsupported(key, &value.to_string()))
+    }
+
+    /// A positive whole number.
+    fn size(&self, key: &str, default: usize) -> Result<usize> {
+        let Some(value) = self.value(key) else { return Ok(default) };
+        let size = value.as_u64().filter(|size| (1..=1 << 20).contains(size));
+        size.map(|size| size as usize).ok_or_else(|| self.unsupported(key, &value.to_string()))
+    }
+
+    /// Fails if one of the settings has a value that is not listed.
+    fn expect(&self, expectations: &[(&str, &[&str])]) -> Result<()> {
+        for (key, accepted) in expectations {
+            if let Some(value) = self.value(key) {
+                let value = value.to_string();
+                if !accepted.contains(&value.as_str()) {
+                    return Err(self.unsupported(key, &value));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn unsupported(&self, key: &str, value: &str) -> Error {
+        Error::WrongKind {
+            path: self.path.clone(),
+            wanted: "a model's configuration",
+            found: format!("one that sets `{key}` to {value}"),
+            advice: "This kind of model is not supported".into(),
+        }
+    }
+}

@@ -85,8 +85,14 @@ impl Clip {
     ///
     /// # Errors
     /// [`Error::InvalidRequest`] if there are fewer layers than `clip_skip`.
-    pub(crate) fn encode(&self, ids: &[u32], clip_skip: u32, precision: Precision) -> Result<Tokens> {
-        let depth = (self.layers.len() + 1).checked_sub(clip_skip as usize).filter(|&depth| depth > 0);
+    pub(crate) fn encode(
+        &self,
+        ids: &[u32],
+        clip_skip: u32,
+        precision: Precision,
+    ) -> Result<Tokens> {
+        let depth =
+            (self.layers.len() + 1).checked_sub(clip_skip as usize).filter(|&depth| depth > 0);
         let Some(depth) = depth else {
             return Err(Error::InvalidRequest {
                 field: "clip skip",

@@ -113,7 +113,13 @@ impl Scope<'_> {
     }
 
     /// A normalization of `channels` channels in `groups` groups (1 for a layer normalization).
-    pub(crate) fn norm(&self, name: &str, channels: usize, groups: usize, eps: f32) -> Result<Norm> {
+    pub(crate) fn norm(
+        &self,
+        name: &str,
+        channels: usize,
+        groups: usize,
+        eps: f32,
+    ) -> Result<Norm> {
         let weights = self.weights(name)?;
         let expected = format!("{channels} channels in {groups} groups");
         let fits = weights.outputs() == channels && weights.inputs() == 1;

@@ -6,6 +6,8 @@
 //! building one costs microseconds because layers are shared.
 
 pub(crate) mod clip;
+#[cfg(test)]
+mod golden;
 pub(crate) mod layers;
 pub(crate) mod resnet;
 pub(crate) mod transformer;

@@ -38,7 +38,9 @@ impl Transformer {
             norm: at.norm("norm", channels, groups, NORM_EPS)?,
             proj_in,
             blocks: (0..at.count("transformer_blocks", "attn1.to_q"))
-                .map(|i| Block::new(&at.at(format!("transformer_blocks.{i}")), width, context, heads))
+                .map(|i| {
+                    Block::new(&at.at(format!("transformer_blocks.{i}")), width, context, heads)
+                })
                 .collect::<Result<_>>()?,
             proj_out: at.linear_to("proj_out", width, channels)?,
             groups,

@@ -145,18 +145,19 @@ impl UNet {
         })
     }
 
-    /// How many times height and width are halved on the way down.
-    pub(crate) fn halvings(&self) -> usize {
-        self.down.iter().filter(|level| level.resample.is_some()).count()
-    }
-
     /// One evaluation.
     ///
     /// * `x`: scaled latents, `(B, H, W, 4)`
     /// * `timestep`: `0..1000`, fractional, the same for the whole batch
     /// * `context`: the encoded prompts, `(B, S, context)`
     /// * returns `(B, H, W, 4)`
-    pub(crate) fn forward(&self, x: Map, timestep: f64, context: &Tokens, precision: Precision) -> Map {
+    pub(crate) fn forward(
+        &self,
+        x: Map,
+        timestep: f64,
+        context: &Tokens,
+        precision: Precision,
+    ) -> Map {
         let batch = x.size().batch;
         let time = self.time(timestep, batch, precision);
 
@@ -210,7 +211,7 @@ impl UNet {
 
 /// The sinusoidal embedding of Vaswani et al. (2017): cosines first, then sines, with wavelengths
 /// from 2π to 2π · 10,000. In f32 throughout, as the reference computes it.
-fn sinusoid(timestep: f64, width: usize) -> Vec<f32> {
+pub(crate) fn sinusoid(timestep: f64, width: usize) -> Vec<f32> {
     let half = width / 2;
     let angles = (0..half).map(|i| {
         let exponent = -(10_000f64.ln() as f32) * i as f32 / half as f32;

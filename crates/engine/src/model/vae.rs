@@ -63,6 +63,15 @@ impl Decoder {
         1 << self.up.iter().filter(|level| level.resample.is_some()).count()
     }
 
+    /// Roughly what decoding a picture of this many pixels takes at most, in bytes: at full size, a
+    /// map, its normalized copy and the convolution's result, in f32, as wide as the last enlargement
+    /// leaves them.
+    pub(crate) fn peak_bytes(&self, pixels: u64) -> u64 {
+        let last = self.up.iter().rev().find_map(|level| level.resample.as_ref());
+        let channels = last.map_or(0, |conv| conv.weights.outputs());
+        pixels * 3 * channels as u64 * size_of::<f32>() as u64
+    }
+
     /// * `latents`: divided by the scaling factor, `(B, H, W, 4)`
     /// * returns `(B, 8 H, 8 W, 3)`, -1 to 1
     pub(crate) fn forward(&self, latents: Map) -> Map {
@@ -141,7 +150,8 @@ fn levels(
             let at = at.at(format!("{blocks}.{level}"));
             let mut resnets = Vec::new();
             for i in 0..at.count("resnets", "conv1") {
-                let resnet = Resnet::new(&at.at(format!("resnets.{i}")), *channels, None, groups, EPS)?;
+                let resnet =
+                    Resnet::new(&at.at(format!("resnets.{i}")), *channels, None, groups, EPS)?;
                 *channels = resnet.channels();
                 resnets.push(resnet);
             }
@@ -182,7 +192,11 @@ impl Mid {
     fn new(at: &Scope<'_>, channels: usize, groups: usize) -> Result<Mid> {
         let resnet = |name| -> Result<Resnet> {
             let resnet = Resnet::new(&at.at(name), channels, None, groups, EPS)?;
-            at.at(name).require(resnet.channels() == channels, "conv1", "as many outputs as inputs")?;
+            at.at(name).require(
+                resnet.channels() == channels,
+                "conv1",
+                "as many outputs as inputs",
+            )?;
             Ok(resnet)
         };
         let attention = match at.has("attentions.0.to_q") {

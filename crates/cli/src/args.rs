@@ -1,0 +1,314 @@
+//! The options, as the person types them.
+
+use std::path::PathBuf;
+
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, RangedU64ValueParser},
+};
+use engine::{
+    DeviceId, Precision, Rng,
+    sample::{SAMPLERS, schedule::SCHEDULES},
+};
+
+/// Stable Diffusion with stacked adapters, from the command line.
+#[derive(Debug, Parser)]
+#[command(name = "impasto", version, about)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make pictures.
+    ///
+    /// The path of each is printed. Every picture carries its recipe, which `--recipe` reads.
+    Generate(GenerateArgs),
+    /// Say what a model file is.
+    Inspect(InspectArgs),
+    /// List what there is to choose from.
+    List(ListArgs),
+    /// Measure load, steps and decode for one picture, which is not kept.
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    pub(crate) picture: PictureArgs,
+
+    /// How many pictures, with seeds S, S+1, …
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
+    pub(crate) batch: usize,
+
+    /// Where pictures go: a file, or a folder in which they are numbered
+    ///
+    /// A folder's pictures are never overwritten; a file that is named is replaced. The pictures of a
+    /// batch are then F-1.png, F-2.png, … Without this option they go to `Impasto` in your pictures
+    /// folder, or to `impasto-output` here if you have none.
+    #[arg(long, value_name = "F.png|DIR")]
+    pub(crate) out: Option<PathBuf>,
+
+    /// Write the sampler's last output (`latents`, before the division by the VAE's scaling factor)
+    #[arg(long, value_name = "F.safetensors")]
+    pub(crate) save_latents: Option<PathBuf>,
+
+    /// Write the prompts as encoded (`cond` and `uncond`)
+    #[arg(long, value_name = "F.safetensors")]
+    pub(crate) save_conditioning: Option<PathBuf>,
+
+    /// Print one JSON object with paths, seed and timings instead of the paths
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    pub(crate) picture: PictureArgs,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Everything that makes one picture. What is left out comes from the recipe, or else suits the model.
+#[derive(Debug, Args)]
+pub(crate) struct PictureArgs {
+    /// Base model: a diffusers folder, a .safetensors file, or a name from `impasto list models`
+    #[arg(long, value_name = "DIR|FILE|NAME")]
+    pub(crate) model: Option<String>,
+
+    /// What the picture shows
+    ///
+    /// `(word:1.2)` weighs, `BREAK` starts a new chunk, `<lora:NAME:TE:UNET>` adds an adapter.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: Option<String>,
+
+    /// What to avoid
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) negative: Option<String>,
+
+    /// Pixels, a multiple of 8
+    #[arg(long, value_name = "W")]
+    pub(crate) width: Option<u32>,
+
+    /// Pixels, a multiple of 8
+    #[arg(long, value_name = "H")]
+    pub(crate) height: Option<u32>,
+
+    /// Sampler steps
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<u32>,
+
+    /// Guidance scale; 1 turns guidance off and takes half the time
+    #[arg(long, value_name = "G", allow_negative_numbers = true)]
+    pub(crate) guidance: Option<f64>,
+
+    /// The picture's number among all with this prompt; random if left out
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+
+    /// How to walk from noise to picture; see `impasto list samplers`
+    #[arg(long, value_name = "ID", value_parser = PossibleValuesParser::new(SAMPLERS.iter().map(|s| s.id)), hide_possible_values = true)]
+    pub(crate) sampler: Option<String>,
+
+    /// How the steps are spaced; see `impasto list schedules`
+    #[arg(long, value_name = "ID", value_parser = PossibleValuesParser::new(SCHEDULES.iter().map(|s| s.id)), hide_possible_values = true)]
+    pub(crate) schedule: Option<String>,
+
+    /// Put an adapter on the stack, with weights for UNet and text encoder; can be repeated
+    ///
+    /// The name ends at the last `=`. Without weights both are 1; the text encoder's is the UNet's if it
+    /// is left out.
+    #[arg(long, value_name = "FILE|DIR|NAME[=UNET[,TE]]", value_parser = parse_adapter)]
+    pub(crate) lora: Vec<AdapterArg>,
+
+    /// Start from this picture; its size is the default
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) init_image: Option<String>,
+
+    /// How much of the first picture is repainted, 0 to 1 [default: 0.75]
+    #[arg(long, value_name = "D", allow_negative_numbers = true)]
+    pub(crate) denoise: Option<f64>,
+
+    /// Use another VAE than the base model's own
+    #[arg(long, value_name = "DIR|FILE")]
+    pub(crate) vae: Option<String>,
+
+    /// Which layer of the text encoder, from the end; 1 is the last
+    #[arg(long, value_name = "N")]
+    pub(crate) clip_skip: Option<u32>,
+
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = parse_device)]
+    pub(crate) device: DeviceId,
+
+    /// How weights and activations are stored
+    #[arg(long, value_enum)]
+    pub(crate) precision: Option<PrecisionArg>,
+
+    /// Whose random numbers: PyTorch's on the CPU, or those of a CUDA device (A1111's default)
+    #[arg(long, value_enum)]
+    pub(crate) rng: Option<RngArg>,
+
+    /// First noise instead of the seed's: tensor `noise` [B,4,h,w] of unit variance
+    #[arg(long, value_name = "F.safetensors")]
+    pub(crate) noise: Option<String>,
+
+    /// Make the picture of this recipe; other options override parts of it
+    ///
+    /// Pictures of ours and of A1111 (PNG, JPEG, WebP), or a JSON file.
+    #[arg(long, value_name = "FILE.png|.json")]
+    pub(crate) recipe: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) library: LibraryArgs,
+
+    /// How many threads to compute with; the picture does not depend on it [default: all]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LibraryArgs {
+    /// A folder in which models are found by name; can be repeated
+    #[arg(long, value_name = "DIR")]
+    pub(crate) models: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// A model file, or a folder
+    #[arg(value_name = "FILE|DIR")]
+    pub(crate) path: PathBuf,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Of what
+    #[arg(value_enum)]
+    pub(crate) what: ListWhat,
+
+    #[command(flatten)]
+    pub(crate) library: LibraryArgs,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ListWhat {
+    Models,
+    Adapters,
+    Samplers,
+    Schedules,
+    Devices,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum PrecisionArg {
+    /// f32
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum RngArg {
+    TorchCpu,
+    Nv,
+}
+
+impl From<PrecisionArg> for Precision {
+    fn from(precision: PrecisionArg) -> Precision {
+        match precision {
+            PrecisionArg::Auto | PrecisionArg::F32 => Precision::F32,
+            PrecisionArg::Bf16 => Precision::Bf16,
+            PrecisionArg::F16 => Precision::F16,
+        }
+    }
+}
+
+impl From<RngArg> for Rng {
+    fn from(rng: RngArg) -> Rng {
+        match rng {
+            RngArg::TorchCpu => Rng::TorchCpu,
+            RngArg::Nv => Rng::Nv,
+        }
+    }
+}
+
+/// An adapter with its weights.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct AdapterArg {
+    pub(crate) name: String,
+    pub(crate) unet_weight: f64,
+    pub(crate) text_encoder_weight: f64,
+}
+
+fn parse_device(text: &str) -> Result<DeviceId, String> {
+    match text {
+        // Until there is more than one that can be used.
+        "auto" => Ok(DeviceId::Cpu),
+        _ => text.parse(),
+    }
+}
+
+fn parse_adapter(text: &str) -> Result<AdapterArg, String> {
+    let number = |text: &str| text.trim().parse::<f64>().ok();
+    // A file name may contain `=`: only what reads as weights is taken for them.
+    let weights = text.rsplit_once('=').and_then(|(name, weights)| {
+        let (unet, te) = weights.split_once(',').unwrap_or((weights, weights));
+        Some((name, number(unet)?, number(te)?))
+    });
+    let (name, unet_weight, text_encoder_weight) = weights.unwrap_or((text, 1.0, 1.0));
+    if name.is_empty() {
+        return Err("it names no adapter".into());
+    }
+    if !unet_weight.is_finite() || !text_encoder_weight.is_finite() {
+        return Err("a weight must be a finite number".into());
+    }
+    Ok(AdapterArg { name: name.to_owned(), unet_weight, text_encoder_weight })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_options_make_sense() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn adapters_end_at_the_last_equals_sign() {
+        let cases = [
+            ("neon", "neon", 1.0, 1.0),
+            ("neon=0.8", "neon", 0.8, 0.8),
+            ("neon=0.8,0.2", "neon", 0.8, 0.2),
+            ("neon=-1,0", "neon", -1.0, 0.0),
+            ("a=b.safetensors", "a=b.safetensors", 1.0, 1.0),
+            ("a=b=.5", "a=b", 0.5, 0.5),
+            ("/x/v=2/a.safetensors", "/x/v=2/a.safetensors", 1.0, 1.0),
+            ("neon=strong", "neon=strong", 1.0, 1.0),
+        ];
+        for (text, name, unet_weight, text_encoder_weight) in cases {
+            let name = name.to_owned();
+            let expected = AdapterArg { name, unet_weight, text_encoder_weight };
+            assert_eq!(parse_adapter(text), Ok(expected), "{text}");
+        }
+        for text in ["", "=1", "neon=nan", "neon=inf,1"] {
+            assert!(parse_adapter(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! The whole engine in one page: a picture from the starter model, without adapters.
+//!
+//! `cargo run --release --example txt2img -p impasto-engine -- assets/starter/model out.ppm`
+
+use std::{io::Write, ops::ControlFlow};
+
+use engine::{DeviceId, Engine, Phase, Precision, Progress, Request, Rng, sample};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(model), Some(out)) = (arguments.next(), arguments.next()) else {
+        return Err("name a model and a file for the picture".into());
+    };
+    let sampler = |id: &str| sample::SAMPLERS.iter().find(|record| record.id == id).copied();
+    let schedule = |id: &str| sample::schedule::SCHEDULES.iter().find(|record| record.id == id);
+
+    let request = Request {
+        checkpoint: model.into(),
+        vae: None,
+        adapters: Vec::new(),
+        prompt: "a fox on a light blue background".into(),
+        negative_prompt: String::new(),
+        clip_skip: 1,
+        width: 128,
+        height: 128,
+        sampler: sampler("euler").ok_or("no such sampler")?,
+        schedule: schedule("karras").ok_or("no such schedule")?,
+        steps: 20,
+        guidance_scale: 4.0,
+        seed: 7,
+        rng: Rng::TorchCpu,
+        noise: None,
+        precision: Precision::F32,
+        init: None,
+    };
+    let mut engine = Engine::open(DeviceId::Cpu, None)?;
+    let mut watch = |progress: Progress<'_>| {
+        if progress.phase == Phase::Sample {
+            eprint!("\r{} of {}", progress.done, progress.total);
+        }
+        ControlFlow::Continue(())
+    };
+    let output = engine.generate(&request, &mut watch)?;
+    output.latents.write_npy("/tmp/latents.npy")?;
+    let image = output.image;
+    let mut file = fs_err::File::create(out)?;
+    write!(file, "P6 {} {} 255\n", image.width, image.height)?;
+    file.write_all(&image.pixels)?;
+    Ok(())
+}

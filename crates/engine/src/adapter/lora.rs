@@ -1,0 +1,119 @@
+//! LoRA, and LoCon for convolutions: the change is a product of two thin matrices.
+//!
+//! Hu et al., 2021, <https://arxiv.org/abs/2106.09685>: `ΔW = alpha / rank · up · down`. For a
+//! convolution, `down` is a convolution to `rank` channels and `up` one of size 1 × 1 behind it, or,
+//! in Tucker form, `down` is 1 × 1 as well and a third convolution `mid` between them has the
+//! kernel (LyCORIS, Yeh et al., 2023, <https://arxiv.org/abs/2309.14859>).
+//!
+//! Factors are matched by their number of elements: files for SD 1.x have matrices for its 1 × 1
+//! convolutions, files for SDXL 1 × 1 convolutions for its linear layers, and the memory is the same.
+
+use crate::{
+    Result,
+    adapter::{
+        Algorithm, Apply, Base, Delta,
+        parts::{Parts, Suffix, add_tucker, bias_of, dimensions},
+    },
+};
+
+const SUFFIXES: &[Suffix] = &[
+    // kohya
+    ("lora_down.weight", "down"),
+    ("lora_mid.weight", "mid"),
+    ("lora_up.weight", "up"),
+    ("lora_up.bias", "bias"),
+    // PEFT and today's diffusers
+    ("lora_A.weight", "down"),
+    ("lora_B.weight", "up"),
+    ("lora_B.bias", "bias"),
+    ("lora_A", "down"),
+    ("lora_B", "up"),
+    // diffusers before PEFT
+    ("lora.down.weight", "down"),
+    ("lora.up.weight", "up"),
+    ("lora_linear_layer.down.weight", "down"),
+    ("lora_linear_layer.up.weight", "up"),
+    // diffusers' first attention processors: `….processor.to_q_lora.down.weight`
+    ("down.weight", "down"),
+    ("up.weight", "up"),
+    // cloneofsimo/lora: `unet:0:down`
+    ("down", "down"),
+    ("up", "up"),
+];
+
+const APPLY: Apply = Apply { fits, add_delta };
+
+/// Factors of linear layers and 1 × 1 convolutions.
+pub(super) static LORA: Algorithm = Algorithm {
+    id: "lora",
+    name: "LoRA",
+    suffixes: SUFFIXES,
+    recognizes: |parts| parts.has("up") && parts.has("down"),
+    rank,
+    inputs,
+    apply: Some(APPLY),
+};
+
+/// The same for larger kernels.
+pub(super) static LOCON: Algorithm = Algorithm {
+    id: "locon",
+    name: "LoCon",
+    suffixes: SUFFIXES,
+    recognizes: |parts| {
+        let kernel = |shape: &[usize]| shape.get(2..).is_some_and(|kernel| kernel != [1, 1]);
+        let down = parts.shape("down").unwrap_or_default();
+        parts.has("up") && (parts.has("mid") || down.len() == 4 && kernel(down))
+    },
+    rank,
+    inputs,
+    apply: Some(APPLY),
+};
+
+fn rank(parts: &Parts) -> Option<usize> {
+    parts.shape("down")?.first().copied()
+}
+
+fn inputs(parts: &Parts) -> Option<usize> {
+    parts.shape("down")?.get(1).copied()
+}
+
+fn fits(parts: &Parts, shape: &[usize]) -> bool {
+    let Some((outputs, inputs, taps)) = dimensions(shape) else { return false };
+    let Some(rank) = rank(parts).filter(|rank| *rank > 0) else { return false };
+    let bias_fits = parts.elements("bias").is_none_or(|elements| elements == outputs);
+    let factors_fit = match parts.shape("mid") {
+        None => {
+            parts.elements("up") == Some(outputs.saturating_mul(rank))
+                && parts.elements("down") == Some(rank.saturating_mul(inputs * taps))
+        }
+        Some(&[p, q, height, width]) => {
+            q == rank
+                && height.saturating_mul(width) == taps
+                && p > 0
+                && parts.elements("up") == Some(outputs.saturating_mul(p))
+                && parts.elements("down") == Some(rank.saturating_mul(inputs))
+        }
+        Some(_) => false,
+    };
+    bias_fits && factors_fit && parts.shape("up").and_then(|up| up.first()) == Some(&outputs)
+}
+
+fn add_delta(parts: &Parts, base: Base<'_>, weight: f64, delta: &mut Delta) -> Result<()> {
+    let (up, down) = (parts.read("up")?, parts.read("down")?);
+    let rank = rank(parts).expect("checked by `fits`");
+    let scale = (weight * parts.scale(rank)?) as f32;
+    match parts.shape("mid") {
+        Some(&[p, q, height, width]) => {
+            let mid = parts.read("mid")?;
+            add_tucker(&mut delta.weight, &up, &mid, &down, (p, q), height * width, scale);
+        }
+        _ => kernels::matmul::add_product(&mut delta.weight, &up, &down, rank, scale),
+    }
+    if parts.has("bias") {
+        let change = parts.read("bias")?;
+        for (sum, change) in bias_of(delta, base.shape[0]).iter_mut().zip(change) {
+            *sum += scale * change;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! One module's share of an adapter file: its tensors, by what they are for.
+
+use std::collections::BTreeMap;
+
+use crate::{Error, Result, adapter::peft::Settings, checkpoint::header::TensorFile};
+
+/// How a file's tensor name may end, and which part of a module that is.
+///
+/// Trainers disagree on the endings, so several of them may lead to one part.
+pub(crate) type Suffix = (&'static str, &'static str);
+
+/// Parts that go with more than one algorithm.
+pub(super) const COMMON: &[Suffix] = &[
+    // The change is scaled by alpha / rank.
+    ("alpha", "alpha"),
+    // Instead of alpha / rank (rare).
+    ("scale", "scale"),
+    // A learned factor that LyCORIS folds into the weights when it saves them.
+    ("scalar", "scalar"),
+];
+
+/// The tensors of one module, as the file names it.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// The module's name in the file, without the suffix.
+    pub(super) spelling: String,
+    /// Index of its file in the adapter.
+    pub(super) file: usize,
+    /// Part -> name of its tensor.
+    pub(super) tensors: BTreeMap<&'static str, String>,
+}
+
+/// A module's parts, with the file that they are read from.
+#[derive(Clone, Copy)]
+pub(crate) struct Parts<'a> {
+    pub(super) file: &'a TensorFile,
+    pub(super) group: &'a Group,
+    pub(super) settings: &'a Settings,
+}
+
+impl<'a> Parts<'a> {
+    pub(crate) fn has(&self, part: &str) -> bool {
+        self.group.tensors.contains_key(part)
+    }
+
+    /// The module's name in the file.
+    pub(crate) fn spelling(&self) -> &'a str {
+        &self.group.spelling
+    }
+
+    /// The part's dimensions.
+    pub(crate) fn shape(&self, part: &str) -> Option<&'a [usize]> {
+        let name = self.group.tensors.get(part)?;
+        Some(&self.file.tensors().get(name)?.shape)
+    }
+
+    /// How many numbers the part has.
+    pub(super) fn elements(&self, part: &str) -> Option<usize> {
+        self.shape(part).map(|shape| shape.iter().product())
+    }
+
+    /// The part's values in the file's order.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] names the tensor that holds NaN or infinity; otherwise the file cannot
+    /// be read. A part that is not there is [`Error::Incomplete`].
+    pub(super) fn read(&self, part: &str) -> Result<Vec<f32>> {
+        let name = self.group.tensors.get(part).ok_or_else(|| Error::Incomplete {
+            path: self.file.path().to_owned(),
+            missing: format!("`{}` has no `{part}`", self.group.spelling),
+            advice: "Get the file again, or use another".into(),
+        })?;
+        let values = self.file.read_f32(name)?;
+        if values.iter().all(|value| value.is_finite()) {
+            return Ok(values);
+        }
+        Err(Error::NotFinite {
+            path: self.file.path().to_owned(),
+            tensor: name.clone(),
+            advice: "turn this adapter off",
+        })
+    }
+
+    fn number(&self, part: &str) -> Result<Option<f64>> {
+        if !self.has(part) {
+            return Ok(None);
+        }
+        Ok(self.read(part)?.first().map(|&value| f64::from(value)))
+    }
+
+    /// What the change is multiplied by, the adapter's weight aside: `alpha / rank`, or 1 where
+    /// there is no alpha. The rank is the tensors', which may differ between modules.
+    pub(super) fn scale(&self, rank: usize) -> Result<f64> {
+        let scale = if let Some(scale) = self.number("scale")? {
+            scale
+        } else if let Some(alpha) = self.number("alpha")? {
+            alpha / rank as f64
+        } else {
+            self.settings.scale(&self.group.spelling, rank).unwrap_or(1.0)
+        };
+        Ok(scale * self.number("scalar")?.unwrap_or(1.0))
+    }
+
+    /// Alpha, as a tensor or from the configuration.
+    pub(crate) fn alpha(&self) -> Result<Option<f64>> {
+        Ok(self.number("alpha")?.or_else(|| self.settings.alpha(&self.group.spelling)))
+    }
+
+    /// The suffixes and shapes of all parts: "lora_down.weight [8, 64], lora_up.weight [64, 8]".
+    pub(super) fn describe(&self) -> String {
+        let part = |name: &String| {
+            let suffix = name[self.group.spelling.len().min(name.len())..].trim_start_matches('.');
+            let shape = self.file.tensors().get(name).map_or(&[][..], |info| &info.shape);
+            format!("{suffix} {shape:?}")
+        };
+        let all = self.group.tensors.iter().filter(|(part, _)| **part != "alpha");
+        all.map(|(_, name)| part(name)).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A module of the base model as it is without any adapter.
+#[derive(Debug, Clone, Copy)]
+pub struct Base<'a> {
+    /// `(out, in)` for a linear layer, `(out, in, kh, kw)` for a convolution, `(n)` for a norm.
+    pub shape: &'a [usize],
+    /// Row after row, as in the file.
+    pub weight: &'a [f32],
+    /// `(out)`, where the module has one.
+    pub bias: Option<&'a [f32]>,
+}
+
+/// The sum of the changes to one module.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delta {
+    /// In the base weight's shape and order.
+    pub weight: Vec<f32>,
+    /// `(out)`; `None` as long as nothing changes the bias.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// `(out, in, taps)` of a weight with factors: a linear layer has one tap, a convolution `kh · kw`.
+pub(super) fn dimensions(shape: &[usize]) -> Option<(usize, usize, usize)> {
+    match *shape {
+        [outputs, inputs] => Some((outputs, inputs, 1)),
+        [outputs, inputs, height, width] => Some((outputs, inputs, height * width)),
+        _ => None,
+    }
+}
+
+/// `Σₚ Σ_q left[o,p] · core[p,q,t] · right[q,i]`: a weight in Tucker form, scaled and added to `sum`.
+///
+/// * `left`: `(outputs, p)`, `core`: `(p, q, taps)`, `right`: `(q, inputs)`
+/// * `sum`: `(outputs, inputs, taps)`
+///
+/// Hyeon-Woo, Ye-Bin, Oh: FedPara, 2022, <https://arxiv.org/abs/2108.06098>, proposition 3.
+pub(super) fn add_tucker(
+    sum: &mut [f32],
+    left: &[f32],
+    core: &[f32],
+    right: &[f32],
+    (p, q): (usize, usize),
+    taps: usize,
+    scale: f32,
+) {
+    let inputs = right.len() / q;
+    let right = transposed(right, inputs);
+    let mut inner = vec![0.0; p * inputs * taps];
+    for (inner, core) in inner.chunks_exact_mut(inputs * taps).zip(core.chunks_exact(q * taps)) {
+        kernels::matmul::add_product(inner, &right, core, q, 1.0);
+    }
+    kernels::matmul::add_product(sum, left, &inner, p, scale);
+}
+
+/// Rows become columns; `width` numbers in a row.
+pub(super) fn transposed(matrix: &[f32], width: usize) -> Vec<f32> {
+    let height = matrix.len() / width;
+    (0..matrix.len()).map(|at| matrix[at % height * width + at / height]).collect()
+}
+
+/// The bias's change, zeros at first.
+pub(super) fn bias_of(delta: &mut Delta, outputs: usize) -> &mut [f32] {
+    delta.bias.get_or_insert_with(|| vec![0.0; outputs])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transposing_swaps_rows_and_columns() {
+        assert_eq!(transposed(&[1., 2., 3., 4., 5., 6.], 3), [1., 4., 2., 5., 3., 6.]);
+    }
+
+    #[test]
+    fn tucker_is_the_sum_that_it_says() {
+        let (outputs, inputs, p, q, taps) = (3, 4, 2, 3, 2);
+        let values =
+            |n: usize, k: usize| -> Vec<f32> { (0..n).map(|i| (i * k % 7) as f32 - 3.0).collect() };
+        let (left, core, right) =
+            (values(outputs * p, 3), values(p * q * taps, 5), values(q * inputs, 2));
+        let mut sum = vec![1.0; outputs * inputs * taps];
+        add_tucker(&mut sum, &left, &core, &right, (p, q), taps, 0.5);
+        for o in 0..outputs {
+            for i in 0..inputs {
+                for t in 0..taps {
+                    let mut expected = 0.0;
+                    for p_ in 0..p {
+                        for q_ in 0..q {
+                            expected += left[o * p + p_]
+                                * core[(p_ * q + q_) * taps + t]
+                                * right[q_ * inputs + i];
+                        }
+                    }
+                    assert_eq!(sum[(o * inputs + i) * taps + t], 1.0 + 0.5 * expected);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The networks against transformers and diffusers, on models whose weights are a formula.
+//!
+//! The numbers are in `tests/golden/networks/<model>.safetensors`; `make.py` beside them says how
+//! they were made.
+
+use std::collections::HashMap;
+
+use candle_core::Tensor;
+use kernels::conv::Size;
+
+use crate::{
+    Precision::F32,
+    model::{
+        clip::{Clip, ClipConfig},
+        layers::Layers,
+        unet::{UNet, UNetConfig, sinusoid},
+        vae::{Decoder, Encoder},
+    },
+    ops::{Activation, Map, Tokens, Weights},
+    testing::{apart, given, golden, tensors},
+};
+
+/// A model, and what the references make of it.
+struct Case {
+    name: &'static str,
+    heads: usize,
+    groups: usize,
+    vae_groups: usize,
+    clip: ClipConfig,
+}
+
+const TINY: Case = Case {
+    name: "tiny",
+    heads: 4,
+    groups: 8,
+    vae_groups: 4,
+    clip: ClipConfig { heads: 4, activation: Activation::Gelu, eps: 1e-5 },
+};
+const SD15: Case = Case {
+    name: "sd15",
+    heads: 8,
+    groups: 32,
+    vae_groups: 32,
+    clip: ClipConfig { heads: 2, activation: Activation::QuickGelu, eps: 1e-5 },
+};
+
+/// How far from the reference a network may be, as a part of its answer. The references' own
+/// rounding is about a tenth of this.
+const TOLERANCE: f64 = 1e-5;
+
+fn flat(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The layers of one network.
+fn layers(case: &Case, part: &str) -> Layers {
+    let mut tensors = tensors(case.name);
+    tensors.retain(|name, _| name.starts_with(&format!("{part}.")));
+    let mut layers = Layers::default();
+    for (name, weight) in &tensors {
+        let Some(module) = name.strip_suffix(".weight") else { continue };
+        let bias = tensors.get(&format!("{module}.bias")).map(flat);
+        let weights = Weights::new(flat(weight), weight.dims(), bias, F32);
+        layers.modules.insert(module.to_owned(), weights);
+    }
+    layers
+}
+
+/// An input `(B, C, H, W)` as a map.
+fn map(planes: &Tensor) -> Map {
+    let (batch, channels, height, width) = planes.dims4().unwrap();
+    Map::from_planes(&flat(planes), Size { batch, height, width, channels }, F32)
+}
+
+fn check(what: &str, ours: Vec<f32>, reference: &Tensor) {
+    let ours = Tensor::from_vec(ours, reference.dims(), reference.device()).unwrap();
+    let apart = apart(&ours, reference);
+    assert!(apart < TOLERANCE, "{what}: {apart:e} from the reference");
+}
+
+fn text_encoder(case: &Case, golden: &HashMap<String, Tensor>) {
+    let layers = layers(case, "text_encoder");
+    let clip = Clip::new(&layers.scope("text_encoder"), case.clip).unwrap();
+    let ids: Vec<i64> = golden["text.ids"].to_vec1().unwrap();
+    let ids: Vec<u32> = ids.into_iter().map(|id| u32::try_from(id).unwrap()).collect();
+    for (clip_skip, name) in [(1, "text.last"), (2, "text.skip2")] {
+        let states = clip.encode(&ids, clip_skip, F32).unwrap();
+        check(&format!("{} {name}", case.name), states.values().into_owned(), &golden[name]);
+    }
+}
+
+/// With odd sides on the way down, and with one and two chunks of prompt.
+fn unet(case: &Case, golden: &HashMap<String, Tensor>) {
+    let layers = layers(case, "unet");
+    let context = case.context();
+    let config = UNetConfig { heads: case.heads, groups: case.groups, eps: 1e-5 };
+    let unet = UNet::new(&layers.scope("unet"), context, config).unwrap();
+    let x = given("latents", &[2, 4, 12, 10]);
+    for (t, length) in [(999.0, 77), (541.375, 154), (0.5, 77)] {
+        let prompts = flat(&given(&format!("context {length}"), &[2, length, context]));
+        let out = unet.forward(map(&x), t, &Tokens::new(prompts, 2, context, F32), F32);
+        let name = format!("unet.{t:?}.{length}");
+        check(&format!("{} {name}", case.name), out.planes(), &golden[&name]);
+
+        let name = format!("sinusoid.{t:?}");
+        let width = golden[&name].dims()[1];
+        check(&format!("{} {name}", case.name), sinusoid(t, width), &golden[&name]);
+    }
+}
+
+fn vae(case: &Case, golden: &HashMap<String, Tensor>) {
+    let layers = layers(case, "vae");
+    let picture = (given("picture", &[1, 3, 48, 32]) / 3f64.sqrt()).unwrap();
+    let encoder = Encoder::new(&layers.scope("vae"), case.vae_groups).unwrap();
+    let moments = encoder.forward(map(&picture)).planes();
+    check(&format!("{} moments", case.name), moments, &golden["vae.moments"]);
+
+    let decoder = Decoder::new(&layers.scope("vae"), case.vae_groups).unwrap();
+    let decoded = decoder.forward(map(&given("vae latents", &[1, 4, 3, 5]))).planes();
+    check(&format!("{} picture", case.name), decoded, &golden["vae.picture"]);
+}
+
+impl Case {
+    fn context(&self) -> usize {
+        tensors(self.name)["text_encoder.text_model.final_layer_norm.weight"].dims()[0]
+    }
+}
+
+#[test]
+fn tiny_networks_agree_with_the_references() {
+    let golden = golden("networks/tiny.safetensors");
+    text_encoder(&TINY, &golden);
+    unet(&TINY, &golden);
+    vae(&TINY, &golden);
+}
+
+#[test]
+fn sd15_networks_agree_with_the_references() {
+    let golden = golden("networks/sd15.safetensors");
+    text_encoder(&SD15, &golden);
+    unet(&SD15, &golden);
+    vae(&SD15, &golden);
+}

@@ -1,0 +1,147 @@
+//! Writing files so that none is ever half-written.
+//!
+//! A file is written under a temporary name in its own folder, flushed to the disk, and only then given
+//! its name. Whatever fails on the way (a full disk, a crash, the plug) leaves no file of that name, or
+//! the old one as it was.
+
+use std::{
+    fmt::Display,
+    io::{self, BufWriter, Write},
+    path::Path,
+};
+
+use fs_err as fs;
+use tempfile::{Builder, NamedTempFile};
+
+use crate::Result;
+
+/// What becomes of a file that already has the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and writing fails with [`io::ErrorKind::AlreadyExists`].
+    Keep,
+    /// It is replaced, in one step.
+    Replace,
+}
+
+/// Writes a whole file or nothing.
+///
+/// # Errors
+/// Names the file and the reason.
+pub fn write(
+    path: &Path,
+    existing: Existing,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let explain = |error: &dyn Display, kind| {
+        io::Error::new(kind, format!("cannot write `{}`: {error}", path.display()))
+    };
+    let attempt = || -> io::Result<()> {
+        let mut file = temporary(folder_of(path))?;
+        let mut writer = BufWriter::with_capacity(1 << 20, file.as_file_mut());
+        content(&mut writer)?;
+        writer.flush()?;
+        drop(writer);
+        file.as_file().sync_all()?;
+        match existing {
+            Existing::Keep => file.persist_noclobber(path)?,
+            Existing::Replace => file.persist(path)?,
+        };
+        Ok(())
+    };
+    attempt().map_err(|error| explain(&error, error.kind()))
+}
+
+/// Makes sure that a folder exists and can be written to, before any work is done for it.
+///
+/// # Errors
+/// Names the folder and the reason.
+pub fn prepare_folder(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    temporary(folder).map(drop).map_err(|error| {
+        let message = format!("cannot write to the folder `{}`: {error}", folder.display());
+        io::Error::new(error.kind(), message).into()
+    })
+}
+
+/// The folder that a file is in.
+#[must_use]
+pub fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// A file that goes away by itself unless it is given a name.
+fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = Builder::new();
+    builder.prefix(".impasto-").suffix(".tmp");
+    // A picture is for whoever may read the folder; temporary files are private otherwise. The umask
+    // still applies.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn a_failure_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let error = write(&path, Existing::Replace, |writer| {
+            writer.write_all(&[0; 3 << 20])?;
+            Err(io::ErrorKind::StorageFull.into())
+        })
+        .unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(error.to_string().contains("a.png"), "{error}");
+        assert_eq!(names(folder.path()), [""; 0]);
+        let hint = crate::Error::from(error).suggestion().unwrap().to_owned();
+        assert!(hint.contains("full"), "{hint}");
+    }
+
+    #[test]
+    fn existing_files_are_kept_unless_they_may_be_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        write(&path, Existing::Keep, |writer| writer.write_all(b"one")).unwrap();
+        let error = write(&path, Existing::Keep, |writer| writer.write_all(b"two")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        write(&path, Existing::Replace, |writer| writer.write_all(b"two")).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(names(folder.path()), ["a"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn files_are_as_readable_as_any_other() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, plain) = (folder.path().join("ours"), folder.path().join("plain"));
+        write(&ours, Existing::Keep, |writer| writer.write_all(b"x")).unwrap();
+        fs::write(&plain, b"x").unwrap();
+        let mode = |path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&ours), mode(&plain));
+    }
+
+    #[test]
+    fn a_file_in_place_of_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, b"x").unwrap();
+        assert!(prepare_folder(&path).is_err());
+        assert!(prepare_folder(&path.join("below")).is_err());
+        prepare_folder(&folder.path().join("new/below")).unwrap();
+    }
+}

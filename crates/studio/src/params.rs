@@ -1,0 +1,367 @@
+//! Generation parameters: all that a person chose for a picture.
+//!
+//! They name files by name and hash, never by path, so that a recipe survives moving and renaming what
+//! it is made of. [`resolve`](crate::resolve) finds the files and makes an [`engine::Request`] of them.
+//!
+//! # Versions
+//!
+//! What is written into files carries [`VERSION`]. An old version is brought up by one function per
+//! step, in [`UPGRADES`]; a field is never given another meaning without such a step.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{Code, Error, Result};
+
+/// The version of what is written. Goes up with every change that an older reader would misread.
+pub const VERSION: u32 = 1;
+
+/// A JSON object of parameters, maybe only of some.
+pub type Fields = Map<String, Value>;
+
+/// How to bring the fields of version `n + 1` (counting from 0) to those of the next.
+const UPGRADES: &[fn(&mut Fields)] = &[];
+
+/// All that a person chose for a picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GenerationParams {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The base model.
+    pub model: FileRef,
+    /// A VAE instead of the base model's own.
+    pub vae: Option<FileRef>,
+    /// The stack.
+    pub adapters: Vec<AdapterParams>,
+    /// May contain adapter tags, which [`resolve`](crate::resolve) moves into the stack.
+    pub prompt: String,
+    /// What to avoid.
+    pub negative_prompt: String,
+    /// Pixels, a multiple of 8.
+    pub width: u32,
+    /// Pixels, a multiple of 8.
+    pub height: u32,
+    /// Steps of the full schedule; with a first picture, the end of it is run.
+    pub steps: u32,
+    /// Classifier-free guidance; 1 turns it off.
+    pub guidance_scale: f64,
+    /// Id of a sampler.
+    pub sampler: String,
+    /// Id of a schedule.
+    pub schedule: String,
+    /// Up to 2^53 - 1; `None` asks for a random one.
+    pub seed: Option<u64>,
+    /// Whose random numbers.
+    #[serde(with = "RngName")]
+    pub rng: engine::Rng,
+    /// 1 is the text encoder's last layer.
+    pub clip_skip: u32,
+    /// How weights and activations are stored.
+    #[serde(with = "PrecisionName")]
+    pub precision: engine::Precision,
+    /// Start from a picture.
+    pub init: Option<InitParams>,
+    /// First noise from a file instead of from the seed.
+    pub noise: Option<NoiseParams>,
+}
+
+/// A file by name and hash.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRef {
+    /// File name without extension, a short name, or a path; without a folder once it is resolved.
+    pub name: String,
+    /// SHA-256 of the file in hex, or its first ten digits at least. For a folder see
+    /// [`hash`](crate::hash).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// SHA-256 of what follows a safetensors file's header, or its first twelve digits at least: by
+    /// this A1111 knows adapters, as it survives a change of metadata.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_sha256: Option<String>,
+}
+
+/// One adapter of the stack.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AdapterParams {
+    /// The adapter.
+    #[serde(flatten)]
+    pub file: FileRef,
+    /// How much of it acts on the UNet.
+    pub unet_weight: f64,
+    /// How much of it acts on the text encoder.
+    pub text_encoder_weight: f64,
+    /// An adapter that is switched off keeps its place and its weights, and does nothing.
+    #[serde(default = "enabled")]
+    pub enabled: bool,
+}
+
+/// The picture to start from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InitParams {
+    /// The picture; a recipe of another program knows that there was one, but not which.
+    pub image: Option<FileRef>,
+    /// The part of the schedule that is run, `0..=1`.
+    pub denoising_strength: f64,
+}
+
+/// First noise from a file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NoiseParams {
+    /// A safetensors file with a tensor `noise`, `(n, 4, height / 8, width / 8)` of unit variance.
+    #[serde(flatten)]
+    pub file: FileRef,
+    /// Which of the `n`.
+    #[serde(default)]
+    pub index: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "engine::Rng", rename_all = "kebab-case")]
+enum RngName {
+    TorchCpu,
+    Nv,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "engine::Precision", rename_all = "lowercase")]
+enum PrecisionName {
+    F32,
+    Bf16,
+    F16,
+}
+
+/// The default of [`AdapterParams::enabled`].
+fn enabled() -> bool {
+    true
+}
+
+impl FileRef {
+    /// A file of which only the name is known.
+    pub fn named(name: impl Into<String>) -> FileRef {
+        FileRef { name: name.into(), ..FileRef::default() }
+    }
+}
+
+/// What people of SD 1.x programs expect; the model is the starter, of which
+/// [`Library::defaults`](crate::Library::defaults) knows more.
+impl Default for GenerationParams {
+    fn default() -> GenerationParams {
+        GenerationParams {
+            version: VERSION,
+            model: FileRef::named(crate::starter::NAME),
+            vae: None,
+            adapters: Vec::new(),
+            prompt: String::new(),
+            negative_prompt: String::new(),
+            width: 512,
+            height: 512,
+            steps: 20,
+            guidance_scale: 7.0,
+            sampler: "dpmpp_2m".into(),
+            schedule: "karras".into(),
+            seed: None,
+            rng: engine::Rng::TorchCpu,
+            clip_skip: 1,
+            precision: engine::Precision::F32,
+            init: None,
+            noise: None,
+        }
+    }
+}
+
+impl GenerationParams {
+    /// Replaces what the fields tell, leaves the rest, and says which of them mean nothing here.
+    ///
+    /// # Errors
+    /// Fails if a field has a value of the wrong type; then nothing is replaced.
+    pub fn apply(&mut self, mut fields: Fields) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        let version = fields.get("version").and_then(Value::as_u64).unwrap_or(u64::from(VERSION));
+        if version > u64::from(VERSION) {
+            warnings.push(format!(
+                "the recipe is of version {version}, but this program knows versions up to \
+                 {VERSION}: parts of it may have no effect"
+            ));
+        }
+        let first = usize::try_from(version.max(1) - 1).unwrap_or(usize::MAX);
+        for upgrade in UPGRADES.iter().skip(first) {
+            upgrade(&mut fields);
+        }
+        fields.insert("version".into(), VERSION.into());
+
+        let mut all = to_fields(self);
+        all.extend(fields.clone());
+        let applied: GenerationParams =
+            serde_json::from_value(Value::Object(all)).map_err(|error| {
+                Error::new(Code::Unknown, format!("the recipe has a wrong value: {error}"))
+                    .because(error)
+            })?;
+
+        let mut unknown = Vec::new();
+        collect_unknown("", &Value::Object(fields), &applied.to_json(), &mut unknown);
+        if !unknown.is_empty() {
+            let names = unknown.join("`, `");
+            warnings.push(format!("`{names}` of the recipe has no effect in this version"));
+        }
+        *self = applied;
+        Ok(warnings)
+    }
+
+    /// The lossless form that is written into pictures.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        Value::Object(to_fields(self))
+    }
+}
+
+fn to_fields(params: &GenerationParams) -> Fields {
+    match serde_json::to_value(params) {
+        Ok(Value::Object(fields)) => fields,
+        other => unreachable!("a struct of plain fields is a JSON object, not {other:?}"),
+    }
+}
+
+/// The paths of fields that were given but did not arrive: `adapters.0.blocks`.
+fn collect_unknown(path: &str, given: &Value, arrived: &Value, unknown: &mut Vec<String>) {
+    let join = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    match (given, arrived) {
+        (Value::Object(given), Value::Object(arrived)) => {
+            for (key, value) in given {
+                match arrived.get(key) {
+                    Some(arrived) => collect_unknown(&join(key), value, arrived, unknown),
+                    None if value.is_null() => {}
+                    None => unknown.push(join(key)),
+                }
+            }
+        }
+        (Value::Array(given), Value::Array(arrived)) => {
+            for (index, (given, arrived)) in given.iter().zip(arrived).enumerate() {
+                collect_unknown(&join(&index.to_string()), given, arrived, unknown);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Parameters in which nothing has its default, for the tests of everything that writes them.
+#[cfg(test)]
+pub(crate) fn elaborate() -> GenerationParams {
+    let file = |name: &str, digit: &str| FileRef {
+        name: name.into(),
+        sha256: Some(digit.repeat(64)),
+        data_sha256: None,
+    };
+    let mut neon = file("neon", "3");
+    neon.data_sha256 = Some("4".repeat(64));
+    let mut ink = file("Ink, wet: v1.2", "5");
+    ink.data_sha256 = Some("6".repeat(64));
+    GenerationParams {
+        version: VERSION,
+        model: file("starter", "1"),
+        vae: Some(file("vae-ft-mse", "2")),
+        adapters: vec![
+            AdapterParams {
+                file: neon,
+                unet_weight: 0.8,
+                text_encoder_weight: 0.4,
+                enabled: true,
+            },
+            AdapterParams {
+                file: ink,
+                unet_weight: -0.25,
+                text_encoder_weight: -0.25,
+                enabled: true,
+            },
+        ],
+        prompt: "a (fox:1.2), \"neon\" style\nSteps: up, a hill: steep".into(),
+        negative_prompt: "blurry: very\nдождь".into(),
+        width: 128,
+        height: 192,
+        steps: 31,
+        guidance_scale: 4.25,
+        sampler: "dpmpp_2m_sde".into(),
+        schedule: "exponential".into(),
+        seed: Some((1 << 53) - 1),
+        rng: engine::Rng::Nv,
+        clip_skip: 2,
+        precision: engine::Precision::Bf16,
+        init: Some(InitParams { image: Some(file("cat.png", "7")), denoising_strength: 0.6 }),
+        noise: Some(NoiseParams { file: file("noise.safetensors", "8"), index: 2 }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn fields(value: Value) -> Fields {
+        value.as_object().expect("an object").clone()
+    }
+
+    #[test]
+    fn everything_comes_back() {
+        let params = elaborate();
+        let mut back = GenerationParams::default();
+        let warnings = back.apply(fields(params.to_json())).expect("our own JSON");
+        assert_eq!(back, params);
+        assert_eq!(warnings, [""; 0]);
+    }
+
+    /// The first version as it was released. It must read for ever: add new versions, never edit this.
+    #[test]
+    fn version_1_reads() {
+        let released = json!({
+            "version": 1,
+            "model": {"name": "starter", "sha256": "11"},
+            "vae": null,
+            "adapters": [{
+                "name": "neon", "sha256": "22", "data_sha256": "33", "unet_weight": 0.8,
+                "text_encoder_weight": 0.4, "enabled": true
+            }],
+            "prompt": "a fox", "negative_prompt": "", "width": 128, "height": 64, "steps": 12,
+            "guidance_scale": 4.0, "sampler": "euler", "schedule": "karras", "seed": 7,
+            "rng": "torch-cpu", "clip_skip": 1, "precision": "bf16",
+            "init": {"image": {"name": "cat.png"}, "denoising_strength": 0.5}, "noise": null
+        });
+        let mut params = GenerationParams::default();
+        assert_eq!(params.apply(fields(released)).expect("version 1"), [""; 0]);
+        assert_eq!((params.width, params.height, params.seed), (128, 64, Some(7)));
+        assert_eq!(params.precision, engine::Precision::Bf16);
+        assert_eq!(params.adapters[0].file.data_sha256.as_deref(), Some("33"));
+        let image = params.init.expect("it has one").image.expect("it is named");
+        assert_eq!(image, FileRef::named("cat.png"));
+    }
+
+    #[test]
+    fn missing_fields_keep_what_is_there() {
+        let mut params = GenerationParams { steps: 33, ..GenerationParams::default() };
+        params.apply(fields(json!({"prompt": "a fox"}))).expect("one field");
+        assert_eq!((params.prompt.as_str(), params.steps), ("a fox", 33));
+    }
+
+    #[test]
+    fn unknown_fields_are_named() {
+        let mut params = GenerationParams::default();
+        let warnings = params
+            .apply(fields(json!({
+                "version": 9, "tiling": true, "refiner": null,
+                "adapters": [{
+                    "name": "x", "unet_weight": 1, "text_encoder_weight": 1, "blocks": [1, 0]
+                }]
+            })))
+            .expect("unknown fields do no harm");
+        assert!(warnings[0].contains("version 9"), "{warnings:?}");
+        assert!(warnings[1].contains("`tiling`, `adapters.0.blocks`"), "{warnings:?}");
+    }
+
+    #[test]
+    fn wrong_values_change_nothing() {
+        let mut params = GenerationParams::default();
+        for wrong in [json!({"steps": "many"}), json!({"seed": -1}), json!({"adapters": [{}]})] {
+            assert!(params.apply(fields(wrong)).is_err());
+        }
+        assert_eq!(params, GenerationParams::default());
+    }
+}
