@@ -183,7 +183,11 @@ impl<'a> Run<'a> {
         }
         self.override_with_options(&mut params, sized)?;
         if params.prompt.is_empty() && args.prompt.is_none() && args.recipe.is_none() {
-            return Err(usage("prompt", "there is no prompt", "say what to draw: --prompt \"a fox\""));
+            return Err(usage(
+                "prompt",
+                "there is no prompt",
+                "say what to draw: --prompt \"a fox\"",
+            ));
         }
         params.seed.get_or_insert_with(random_seed);
         Ok(params)

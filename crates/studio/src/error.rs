@@ -96,7 +96,9 @@ impl From<engine::Error> for Error {
             engine::Error::Cancelled => Code::Cancelled,
             engine::Error::WrongBaseModel { .. } => Code::WrongBaseModel,
             engine::Error::InvalidRequest { field, .. } => Code::InvalidParams { field },
-            engine::Error::Io(error) if error.kind() == io::ErrorKind::NotFound => Code::MissingFile,
+            engine::Error::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                Code::MissingFile
+            }
             _ => Code::Unknown,
         };
         // The engine says in one text what happened and then, as a sentence, what to do.

@@ -63,9 +63,7 @@ impl<'a> Tiff<'a> {
     /// Where the twelve bytes of a tag's entry stand in the directory at `at`.
     fn entry(&self, at: usize, tag: u16) -> Option<usize> {
         let count = usize::from(self.u16(at)?);
-        (0..count)
-            .map(|index| at + 2 + 12 * index)
-            .find(|&entry| self.u16(entry) == Some(tag))
+        (0..count).map(|index| at + 2 + 12 * index).find(|&entry| self.u16(entry) == Some(tag))
     }
 }
 
@@ -94,9 +92,12 @@ mod tests {
         let mut bytes = if little_endian { b"II*\0".to_vec() } else { b"MM\0*".to_vec() };
         bytes.extend(u32(8));
         // One entry: a long (type 4) that points to the next directory.
-        bytes.extend([&u16(1)[..], &u16(EXIF_DIRECTORY), &u16(4), &u32(1), &u32(26), &u32(0)].concat());
+        bytes.extend(
+            [&u16(1)[..], &u16(EXIF_DIRECTORY), &u16(4), &u32(1), &u32(26), &u32(0)].concat(),
+        );
         let count = u32(u32::try_from(comment.len()).unwrap());
-        bytes.extend([&u16(1)[..], &u16(USER_COMMENT), &u16(7), &count, &u32(44), &u32(0)].concat());
+        bytes
+            .extend([&u16(1)[..], &u16(USER_COMMENT), &u16(7), &count, &u32(44), &u32(0)].concat());
         bytes.extend(comment);
         bytes
     }

@@ -76,8 +76,7 @@ impl HashCache {
         }
         let status = fs::metadata(path)?;
         let found = TensorFile::open(path)?.sha256()?;
-        let hashes =
-            Hashes { sha256: hex(&found.file), data_sha256: Some(hex(&found.data)) };
+        let hashes = Hashes { sha256: hex(&found.file), data_sha256: Some(hex(&found.data)) };
         if status.len() >= WORTH_REMEMBERING {
             self.remember(path, &status, &hashes);
         }
@@ -174,7 +173,8 @@ mod tests {
 
     /// A safetensors file with one tensor of bytes.
     fn write(path: &Path, len: usize, fill: u8) {
-        let header = format!(r#"{{"t":{{"dtype":"U8","shape":[{len}],"data_offsets":[0,{len}]}}}}"#);
+        let header =
+            format!(r#"{{"t":{{"dtype":"U8","shape":[{len}],"data_offsets":[0,{len}]}}}}"#);
         let len_bytes = (header.len() as u64).to_le_bytes();
         let bytes = [&len_bytes[..], header.as_bytes(), &vec![fill; len]].concat();
         fs::create_dir_all(path.parent().unwrap()).unwrap();

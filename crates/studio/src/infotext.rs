@@ -173,12 +173,7 @@ impl Reader {
         parsed
     }
 
-    fn copy<T: Into<Value>>(
-        &mut self,
-        key: &str,
-        field: &str,
-        parse: impl Fn(&str) -> Option<T>,
-    ) {
+    fn copy<T: Into<Value>>(&mut self, key: &str, field: &str, parse: impl Fn(&str) -> Option<T>) {
         if let Some(value) = self.take_as(key, parse) {
             self.set(field, value);
         }
@@ -316,9 +311,8 @@ fn parse_fields(line: &str) -> Vec<(String, String)> {
     let mut rest = line;
     while let Some(start) = rest.find(is_word) {
         rest = &rest[start..];
-        let end = rest
-            .find(|c: char| !is_word(c) && ![' ', '-', '/'].contains(&c))
-            .unwrap_or(rest.len());
+        let end =
+            rest.find(|c: char| !is_word(c) && ![' ', '-', '/'].contains(&c)).unwrap_or(rest.len());
         let key = &rest[..end];
         rest = &rest[end..];
         if key.chars().nth(1).is_none() || !rest.starts_with(':') {
@@ -476,8 +470,9 @@ mod tests {
         assert!(read("").is_none());
         let (params, _) = read_params("Steps: 5, Seed: 1, CFG scale: 2");
         assert_eq!((params.prompt.as_str(), params.steps), ("", 5));
-        let (params, _) =
-            read_params("a\nb\nNegative prompt: c\nNegative prompt: d\r\nSteps: 5, Seed: 1, CFG scale: 2");
+        let (params, _) = read_params(
+            "a\nb\nNegative prompt: c\nNegative prompt: d\r\nSteps: 5, Seed: 1, CFG scale: 2",
+        );
         assert_eq!(params.prompt, "a\nb");
         assert_eq!(params.negative_prompt, "c\nNegative prompt: d");
     }

@@ -164,8 +164,7 @@ impl Library {
     /// Fails if there is no such base model.
     pub fn defaults(&self, model: &FileRef) -> Result<GenerationParams> {
         let (path, _) = self.locate(Kind::BaseModel, model)?;
-        let mut params =
-            GenerationParams { model: model.clone(), ..GenerationParams::default() };
+        let mut params = GenerationParams { model: model.clone(), ..GenerationParams::default() };
         if let Some(starter) = &self.starter
             && same_file(&path, &starter.model())
         {
@@ -189,7 +188,7 @@ impl Library {
     pub fn find(&self, kind: Kind, wanted: &FileRef) -> Result<Found> {
         let (path, name) = self.locate(kind, wanted)?;
         let hashes = self.hashes.hashes(&path)?;
-        if !agrees(wanted, &hashes) {
+        if !agrees(wanted, &hashes) && !noted_by_trainer(wanted, &path) {
             // Another file has taken the name. The right one may be here under another.
             if let Some((path, name, hashes)) = self.by_hash(kind, wanted) {
                 return Ok(found(path, name, hashes, None));
@@ -215,9 +214,9 @@ impl Library {
             .map(|folder| folder.join(&wanted.name))
             .find(|path| path.is_file())
             .ok_or_else(|| {
-                Error::new(Code::MissingFile, format!("there is no file `{}`", wanted.name))
-                    .hint("put it beside the recipe, or give its path")
-            })?;
+            Error::new(Code::MissingFile, format!("there is no file `{}`", wanted.name))
+                .hint("put it beside the recipe, or give its path")
+        })?;
         let hashes = Hashes { sha256: hash::sha256(&path)?, data_sha256: None };
         let name = file_name(&path);
         let warning = (!agrees(wanted, &hashes)).then(|| {
@@ -259,19 +258,15 @@ impl Library {
             return Ok((entry.path.clone(), entry.name.clone()));
         }
         let names: Vec<_> = all.iter().map(|entry| entry.qualified_name.as_str()).collect();
-        let paths: Vec<_> =
-            all.iter().map(|entry| format!("`{}`", entry.path.display())).collect();
+        let paths: Vec<_> = all.iter().map(|entry| format!("`{}`", entry.path.display())).collect();
         let distinct = names.iter().collect::<BTreeSet<_>>().len() == names.len();
         let hint = if distinct {
             format!("call one of them `{}`", names.join("` or `"))
         } else {
             "give the path of one of them".to_owned()
         };
-        let message = format!(
-            "`{name}` could be more than one {}: {}",
-            kind.noun(),
-            paths.join(" or ")
-        );
+        let message =
+            format!("`{name}` could be more than one {}: {}", kind.noun(), paths.join(" or "));
         Err(Error::new(Code::Unknown, message).hint(hint))
     }
 
@@ -333,7 +328,8 @@ impl Library {
         // Few names are told at once. Of many, it is told where they were looked for.
         if (1..=8).contains(&names.len()) {
             let names: Vec<_> = names.into_iter().collect();
-            return error.hint(format!("there are `{}`; a path can be given, too", names.join("`, `")));
+            return error
+                .hint(format!("known: `{}`; a path can be given, too", names.join("`, `")));
         }
         let folders: Vec<_> =
             self.searched.iter().map(|folder| format!("`{}`", folder.display())).collect();
@@ -381,7 +377,15 @@ fn agrees(wanted: &FileRef, found: &Hashes) -> bool {
     let fits = |wanted: &Option<String>, found: Option<&String>| {
         wanted.is_none() || found.is_none() || says(wanted.as_ref(), found)
     };
-    fits(&wanted.sha256, Some(&found.sha256)) && fits(&wanted.data_sha256, found.data_sha256.as_ref())
+    fits(&wanted.sha256, Some(&found.sha256))
+        && fits(&wanted.data_sha256, found.data_sha256.as_ref())
+}
+
+/// Whether an adapter is wanted by the hash that its trainer noted in it. A1111 believes that one, even
+/// where it is not the file's.
+fn noted_by_trainer(wanted: &FileRef, path: &Path) -> bool {
+    let Ok(file) = TensorFile::open(path) else { return false };
+    says(wanted.data_sha256.as_ref(), file.metadata().get("sshs_model_hash"))
 }
 
 /// Whether a wanted hash, maybe shortened, is that of a file.
@@ -519,7 +523,8 @@ fn near_matches<'a>(name: &str, names: &BTreeSet<&'a str>) -> Vec<&'a str> {
             let lower = candidate.to_lowercase();
             let distance = edit_distance(&name, &lower);
             let contained = name.chars().count() >= 3 && lower.contains(&name);
-            (contained || distance <= name.chars().count().div_ceil(4)).then_some((distance, candidate))
+            (contained || distance <= name.chars().count().div_ceil(4))
+                .then_some((distance, candidate))
         })
         .collect();
     near.sort_unstable();
@@ -557,7 +562,8 @@ mod tests {
         let mut at = 0;
         for (name, shape) in tensors {
             let end = at + 4 * shape.iter().product::<usize>();
-            let info = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [at, end]});
+            let info =
+                serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [at, end]});
             header.insert((*name).into(), info);
             at = end;
         }
@@ -569,8 +575,7 @@ mod tests {
 
     fn write_adapter(path: &Path, alias: &str) {
         let module = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q";
-        let (down, up) =
-            (format!("{module}.lora_down.weight"), format!("{module}.lora_up.weight"));
+        let (down, up) = (format!("{module}.lora_down.weight"), format!("{module}.lora_up.weight"));
         write(path, &[(&down, &[1, 4]), (&up, &[4, 1])], &[("ss_output_name", alias)]);
     }
 
@@ -650,7 +655,7 @@ mod tests {
         };
         assert!(hint("noen").contains("did you mean `neon`"));
         assert!(hint("water").contains("`watercolor`"));
-        assert!(hint("something else").contains("`ink`, `neon`"));
+        assert!(hint("something else").contains("known: `ink`, `neon`"));
         assert!(!hint("starte").contains("starter"), "a base model is no adapter");
     }
 
@@ -690,6 +695,11 @@ mod tests {
         let data_sha256 = neon.reference.data_sha256.as_ref().map(|hash| hash[..12].to_uppercase());
         let short = FileRef { name: "neon".into(), sha256: None, data_sha256 };
         assert_eq!(library.find(Kind::Adapter, &short).unwrap(), neon);
+        // As A1111 takes them from the metadata.
+        let file = TensorFile::open(&neon.path).unwrap();
+        let noted = file.metadata()["sshs_model_hash"].clone();
+        let noted = FileRef { name: "neon".into(), sha256: None, data_sha256: Some(noted) };
+        assert_eq!(library.find(Kind::Adapter, &noted).unwrap(), neon);
         // A file that is not here.
         let sha256 = Some("0".repeat(64));
         let gone = FileRef { name: "neon".into(), sha256, data_sha256: None };

@@ -260,12 +260,7 @@ pub(crate) fn elaborate() -> GenerationParams {
         model: file("starter", "1"),
         vae: Some(file("vae-ft-mse", "2")),
         adapters: vec![
-            AdapterParams {
-                file: neon,
-                unet_weight: 0.8,
-                text_encoder_weight: 0.4,
-                enabled: true,
-            },
+            AdapterParams { file: neon, unet_weight: 0.8, text_encoder_weight: 0.4, enabled: true },
             AdapterParams {
                 file: ink,
                 unet_weight: -0.25,

@@ -8,11 +8,7 @@ use std::{io::Read, path::Path};
 use fs_err as fs;
 use serde_json::Value;
 
-use crate::{
-    Code, Error, Result, exif, infotext,
-    params::Fields,
-    picture, png,
-};
+use crate::{Code, Error, Result, exif, infotext, params::Fields, picture, png};
 
 /// No picture with a recipe is larger, in bytes.
 const MAX_FILE: u64 = 256 << 20;

@@ -98,9 +98,9 @@ impl Starter {
 
         let program = std::env::current_exe().ok().and_then(|path| fs::canonicalize(path).ok());
         let program_folder = program.as_deref().and_then(Path::parent);
-        let installed = program_folder.into_iter().flat_map(|folder| {
-            [folder.join(NAME), folder.join("../share/impasto").join(NAME)]
-        });
+        let installed = program_folder
+            .into_iter()
+            .flat_map(|folder| [folder.join(NAME), folder.join("../share/impasto").join(NAME)]);
         let here = std::env::current_dir().ok();
         let upwards = |folder: &Path| -> Vec<PathBuf> {
             folder.ancestors().map(|folder| folder.join(IN_REPOSITORY)).collect()

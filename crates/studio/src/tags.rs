@@ -113,8 +113,7 @@ impl Split {
             self.rank_limit(tag);
         }
         let weight = |text: Option<&str>, otherwise| text.map_or(Some(otherwise), number);
-        let weights =
-            weight(te, 1.0).and_then(|te| weight(unet, te).map(|unet| (te, unet)));
+        let weights = weight(te, 1.0).and_then(|te| weight(unet, te).map(|unet| (te, unet)));
         match weights {
             Some((text_encoder_weight, unet_weight)) => {
                 let name = name.to_owned();

@@ -1,0 +1,11 @@
+//! The program `impasto`, as a person runs it, with the starter model.
+//!
+//! Pictures are small (64 × 64, a few steps): that is enough to tell them apart, and takes a moment.
+
+mod pictures;
+mod program;
+mod recipes;
+mod wrong_inputs;
+
+#[cfg(unix)]
+mod interrupted;
