@@ -12,7 +12,7 @@ use kernels::conv::Size;
 use crate::{
     Conditioning, DeviceId, Error, Image, Output, PatchReport, Phase, Precision, Progress, Request,
     Result, Watch,
-    adapter::patch::{Adapters, Coat, PatchedWeights},
+    adapter::patch::{Adapters, Coat, PatchedWeights, Tally},
     architecture::Modules,
     checkpoint::{Checkpoint, Tensors, VaeConfig, open_vae},
     device,
@@ -205,7 +205,7 @@ impl Loaded {
         };
         let tokenizer = match &checkpoint.tokenizer {
             Some(folder) => Tokenizer::open(folder)?,
-            None => Tokenizer::clip()?,
+            None => Tokenizer::clip(),
         };
         let mut modules = checkpoint.tensors.modules();
         modules.retain(|name, _| !name.starts_with("vae."));
@@ -243,16 +243,16 @@ impl Loaded {
         let outdated = self.weights.outdated(self.modules.keys().cloned(), stack, precision);
         let vae = vae_modules(self.vae_tensors(), encoder);
         let vae_outdated = self.vae_weights.outdated(vae.into_iter(), &[], precision);
-        announce(watch, phase, outdated.len() + vae_outdated.len())?;
+        let mut tally = Tally::new(phase, outdated.len() + vae_outdated.len(), watch)?;
 
         let changed = !outdated.is_empty() || !vae_outdated.is_empty();
         if changed || self.networks.as_ref().is_none_or(|n| encoder && n.encoder.is_none()) {
             // The networks share the layers: dropping them first lets the old weights go before the
             // new ones are made.
             self.networks = None;
-            self.weights.make(&self.checkpoint.tensors, stack, outdated, phase, watch)?;
+            self.weights.make(&self.checkpoint.tensors, stack, outdated, &mut tally)?;
             let tensors = self.vae.as_ref().unwrap_or(&self.checkpoint.tensors);
-            self.vae_weights.make(tensors, &[], vae_outdated, phase, watch)?;
+            self.vae_weights.make(tensors, &[], vae_outdated, &mut tally)?;
             self.networks = Some(self.build(encoder)?);
         }
         Ok(())
@@ -300,7 +300,7 @@ impl Loaded {
     fn encode_prompts(&self, networks: &Networks, request: &Request) -> Result<Conditioning> {
         let encode = |prompt: &str| -> Result<Tensor> {
             let mut values = Vec::new();
-            for chunk in text::chunks(&self.tokenizer, prompt)? {
+            for chunk in text::chunks(&self.tokenizer, prompt) {
                 let states =
                     networks.clip.encode(&chunk.ids, request.clip_skip, request.precision)?;
                 let mut states = states.values().into_owned();
@@ -414,7 +414,8 @@ impl Loaded {
         let wanted = vae_modules(tensors, encoder).into_iter();
         let outdated = weights.outdated(wanted, &[], Precision::F32);
         let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
-        weights.make(tensors, &[], outdated, Phase::Decode, &mut watch)?;
+        let mut tally = Tally::new(Phase::Decode, outdated.len(), &mut watch)?;
+        weights.make(tensors, &[], outdated, &mut tally)?;
         Ok(weights)
     }
 }

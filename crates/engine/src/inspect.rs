@@ -240,7 +240,7 @@ impl fmt::Display for ModelFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {}", self.path.display(), self.what)?;
         let mut line = |label: &str, text: String| -> fmt::Result {
-            if text.is_empty() { Ok(()) } else { writeln!(f, "  {label:<12}{text}") }
+            if text.is_empty() { Ok(()) } else { writeln!(f, "  {label:<14}{text}") }
         };
         if let Some(family) = &self.family {
             let mut text = family.to_string();
@@ -281,7 +281,9 @@ impl fmt::Display for ModelFile {
         for (name, (vectors, width)) in &self.embedding {
             line("embedding", format!("{name}: {vectors} × {width}"))?;
         }
-        if self.tensors > 0 {
+        if self.kind == Kind::Pickle && self.tensors > 0 {
+            line("tensors", self.tensors.to_string())?;
+        } else if self.tensors > 0 {
             let types = self.precisions.iter().map(|(name, count)| format!("{count} {name}"));
             let types = types.collect::<Vec<_>>().join(", ");
             line("tensors", format!("{types}; {} parameters", grouped(self.parameters)))?;
@@ -291,7 +293,9 @@ impl fmt::Display for ModelFile {
                 self.metadata.get(*key).filter(|value| !value.is_empty() && *value != "None");
             line(label, value.map(|value| shortened(value)).unwrap_or_default())?;
         }
-        line("size", format!("{} bytes", grouped(self.size)))?;
+        if self.size > 0 {
+            line("size", format!("{} bytes", grouped(self.size)))?;
+        }
         if let Some(hashes) = &self.hashes {
             line("sha256", hashes.sha256.clone())?;
             line("AutoV2", hashes.auto_v2.clone())?;
@@ -558,11 +562,13 @@ fn describe_adapter(path: &Path) -> Result<ModelFile> {
         embeddings: contents.embeddings.clone(),
         leftovers: contents.leftovers.clone(),
     };
+    let transformer = contents.modules().any(|(parts, _)| family::is_transformer(parts.spelling()));
+    let network = if transformer { "transformer" } else { "UNet" };
     let mut naming = None;
     for (parts, algorithm) in contents.modules() {
         *counts.entry(algorithm.id).or_default() += 1;
         let spelling = parts.spelling();
-        *info.modules.entry(family::component_of(spelling)).or_default() += 1;
+        *info.modules.entry(family::component_of(spelling, network)).or_default() += 1;
         widen(&mut info.rank, (algorithm.rank)(&parts));
         widen(&mut info.alpha, parts.alpha()?);
         let row = NAMINGS.iter().position(|(start, _)| spelling.starts_with(start));
@@ -729,10 +735,10 @@ fn inspect_folder(path: &Path) -> Result<ModelFile> {
                 Ok(answer)
             }
             // Without weights, the configuration still says what it would be.
-            Err(Error::Incomplete { missing, .. }) => {
+            Err(error @ Error::Incomplete { .. }) => {
                 let mut answer = inspect(&folder.join("adapter_config.json"))?;
                 answer.path = path.to_owned();
-                Ok(answer.note(format!("It cannot be used: {missing}.")))
+                Ok(answer.note(format!("It cannot be used: {error}.")))
             }
             Err(error) => Err(error),
         };
@@ -745,8 +751,12 @@ fn inspect_folder(path: &Path) -> Result<ModelFile> {
     if has("tokenizer.json") || has("vocab.json") && has("merges.txt") {
         return Ok(ModelFile::new(path, Kind::Tokenizer, "a tokenizer"));
     }
-    if has("scheduler_config.json") {
-        return inspect(&path.join("scheduler_config.json"));
+    for name in ["scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json"] {
+        if has(name) {
+            let mut answer = inspect(&path.join(name))?;
+            answer.path = path.to_owned();
+            return Ok(answer);
+        }
     }
     if has("config.json") {
         return inspect_component_folder(path);
@@ -758,8 +768,8 @@ fn inspect_folder(path: &Path) -> Result<ModelFile> {
             path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
         let kind = match (path.is_dir(), extension) {
             (true, _) => "folders".to_owned(),
-            (_, Some(extension)) => format!(".{extension} files"),
-            (_, None) => "other files".to_owned(),
+            (_, Some(extension)) => format!(".{extension}"),
+            (_, None) => "other".to_owned(),
         };
         *kinds.entry(kind).or_default() += 1;
     }
@@ -767,7 +777,7 @@ fn inspect_folder(path: &Path) -> Result<ModelFile> {
         kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let what = match contents.is_empty() {
         true => "an empty folder".to_owned(),
-        false => format!("a folder with {}", contents.join(", ")),
+        false => format!("a folder ({})", contents.join(", ")),
     };
     Ok(ModelFile::new(path, Kind::Folder, what).note("It is no model itself; name a file in it."))
 }
@@ -782,6 +792,12 @@ const WEIGHTS: &[&str] = &[
 const PICKLES: &[&str] =
     &["diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin", "pytorch_model.bin"];
 
+/// Lists of the files that the weights were split into.
+const SHARDS: &[&str] =
+    &["diffusion_pytorch_model.safetensors.index.json", "model.safetensors.index.json"];
+
+const MISSING: &str = "its weights are missing";
+
 /// The weights of a component in its folder: a file, or the reason that there is none.
 fn component_weights(folder: &Path) -> Result<TensorFile, &'static str> {
     let there =
@@ -789,7 +805,10 @@ fn component_weights(folder: &Path) -> Result<TensorFile, &'static str> {
     match there(WEIGHTS) {
         Some(path) => TensorFile::open(&path).map_err(|_| "its weights cannot be read"),
         None if there(PICKLES).is_some() => Err("its weights are a PyTorch pickle"),
-        None => Err("its weights are missing"),
+        None if there(SHARDS).is_some() => {
+            Err("its weights are in several files, which is not supported yet")
+        }
+        None => Err(MISSING),
     }
 }
 
@@ -854,7 +873,11 @@ fn inspect_component_folder(path: &Path) -> Result<ModelFile> {
         Err(reason) => {
             let mut answer = inspect(&path.join("config.json"))?;
             answer.path = path.to_owned();
-            Ok(answer.note(format!("{}.", capitalized(reason))))
+            match reason == MISSING {
+                // The configuration's description says so already.
+                true => Ok(answer),
+                false => Ok(answer.note(format!("{}.", capitalized(reason)))),
+            }
         }
     }
 }
@@ -899,7 +922,11 @@ fn inspect_other(path: &Path, found: &str, advice: &str) -> Result<ModelFile> {
                 "of an unknown format" => "a file of an unknown format",
                 found => found,
             };
-            Ok(ModelFile::new(path, kind, what).note(format!("{advice}.")))
+            let answer = ModelFile::new(path, kind, what);
+            // A text is no surprise under its own name, but one that is called a model is.
+            let named = path.extension().and_then(|extension| extension.to_str());
+            let promised = ["safetensors", "ckpt", "pt", "pth", "bin"].map(Some).contains(&named);
+            Ok(if promised { answer.note(format!("{advice}.")) } else { answer })
         }
     }
 }
@@ -1038,8 +1065,8 @@ fn describe_json(path: &Path) -> Result<ModelFile> {
     if let Some(class) = text("_class_name") {
         let what = match class {
             _ if name == "model_index.json" => format!("the index of a diffusers folder ({class})"),
-            _ if name == "scheduler_config.json" => format!("the configuration of a {class}"),
-            _ => format!("the configuration of a {class}, without its weights"),
+            _ if name == "scheduler_config.json" => format!("a configuration for {class}"),
+            _ => format!("a configuration for {class}, without its weights"),
         };
         let mut answer = ModelFile::new(path, Kind::Configuration, what);
         if class == "UNet2DConditionModel" {
@@ -1052,7 +1079,7 @@ fn describe_json(path: &Path) -> Result<ModelFile> {
         return Ok(ModelFile::new(path, row.1, row.2));
     }
     if let Some(kind) = text("model_type") {
-        let what = format!("the configuration of a {kind} network, without its weights");
+        let what = format!("a configuration for {kind}, without its weights");
         return Ok(ModelFile::new(path, Kind::Configuration, what));
     }
     let listed = json.values().filter(|value| {

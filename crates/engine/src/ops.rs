@@ -256,6 +256,13 @@ impl Weights {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
+    /// Every number, to the last bit.
+    #[cfg(test)]
+    pub(crate) fn bits(&self) -> Vec<u32> {
+        let weight = self.0.weight.widen();
+        weight.iter().chain(self.0.bias.iter().flatten()).map(|value| value.to_bits()).collect()
+    }
+
     /// Row `index` of a table, as an embedding is.
     pub(crate) fn row(&self, index: usize) -> Vec<f32> {
         let range = index * self.0.inputs..(index + 1) * self.0.inputs;

@@ -123,7 +123,8 @@ pub enum Phase {
     Decode,
 }
 
-/// Where a generation is. Each phase is announced once with `done` = 0 before its work starts.
+/// Where a generation is. Each phase is announced with `done` = 0 before its work starts; loading
+/// once more when the headers are read and `total` is known.
 #[derive(Debug)]
 pub struct Progress<'a> {
     /// What the engine is doing.
@@ -176,7 +177,7 @@ impl Request {
             Err(Error::InvalidRequest { field, found, rule: rule.to_owned() })
         };
         for (field, side) in [("width", self.width), ("height", self.height)] {
-            if side < 8 || side > MAX_SIDE || side % 8 != 0 {
+            if !(8..=MAX_SIDE).contains(&side) || side % 8 != 0 {
                 return Err(Error::InvalidRequest {
                     field,
                     found: side.to_string(),

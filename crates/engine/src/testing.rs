@@ -12,15 +12,106 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
 use candle_core::{DType, Device, Tensor, safetensors};
 
+use crate::{
+    AdapterUse, Engine, Output, Precision, Request, Result, Rng,
+    sample::{
+        SAMPLERS, Sampler,
+        schedule::{SCHEDULES, Schedule},
+    },
+};
+
 /// A file or folder of the repository, from its root.
 #[must_use]
 pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
+/// A sampler by its id.
+#[must_use]
+pub fn sampler(id: &str) -> &'static Sampler {
+    SAMPLERS.iter().find(|sampler| sampler.id == id).unwrap_or_else(|| panic!("no sampler `{id}`"))
+}
+
+/// A schedule by its id.
+#[must_use]
+pub fn schedule(id: &str) -> &'static Schedule {
+    let found = SCHEDULES.iter().find(|schedule| schedule.id == id);
+    found.unwrap_or_else(|| panic!("no schedule `{id}`"))
+}
+
+/// What the tests change one thing of: "a fox", 48 × 64, `dpmpp_2m`, `karras`, 20 steps, guidance 3,
+/// seed 3, f32.
+#[must_use]
+pub fn request(checkpoint: &Path) -> Request {
+    Request {
+        checkpoint: checkpoint.to_owned(),
+        vae: None,
+        adapters: Vec::new(),
+        prompt: "a fox".to_owned(),
+        negative_prompt: String::new(),
+        clip_skip: 1,
+        width: 48,
+        height: 64,
+        sampler: sampler("dpmpp_2m"),
+        schedule: schedule("karras"),
+        steps: 20,
+        guidance_scale: 3.0,
+        seed: 3,
+        rng: Rng::TorchCpu,
+        noise: None,
+        precision: Precision::F32,
+        init: None,
+    }
+}
+
+/// An adapter with one weight for all that it acts on.
+#[must_use]
+pub fn adapter(path: &Path, weight: f64) -> AdapterUse {
+    AdapterUse { path: path.to_owned(), unet_weight: weight, text_encoder_weight: weight }
+}
+
+/// A generation that nobody watches.
+///
+/// # Errors
+/// Those of [`Engine::generate`].
+pub fn generate(engine: &mut Engine, request: &Request) -> Result<Output> {
+    engine.generate(request, &mut |_| ControlFlow::Continue(()))
+}
+
+/// Choices that look random and are the same each time (Knuth's generator of MMIX).
+#[derive(Debug)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// One of `0..sides`.
+    pub fn roll(&mut self, sides: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % sides
+    }
+
+    /// Changes a stack in one of the ways that a person can: adds one of the adapters `a`, `b` and
+    /// `c`, drags one elsewhere, moves its slider (also to 0), or takes it off.
+    pub fn change(&mut self, stack: &mut Vec<(&'static str, f64)>) {
+        let weight = self.roll(41) as f64 / 20.0 - 1.0;
+        let at = self.roll(stack.len().max(1));
+        match self.roll(4) {
+            _ if stack.is_empty() => stack.push((["a", "b", "c"][self.roll(3)], weight)),
+            0 if stack.len() < 4 => stack.insert(at, (["a", "b", "c"][self.roll(3)], weight)),
+            1 => {
+                let moved = stack.remove(at);
+                stack.insert(self.roll(stack.len() + 1), moved);
+            }
+            2 => stack[at].1 = weight,
+            _ => drop(stack.remove(at)),
+        }
+    }
 }
 
 /// The tensors of a file below `tests/golden`.

@@ -57,27 +57,30 @@ pub(super) static SPARSE: Algorithm = named(
 
 /// Kronecker products; Yeh et al., 2023, <https://arxiv.org/abs/2309.14859>.
 pub(super) static LOKR: Algorithm = Algorithm {
-    rank: |parts| parts.shape("w2_b").or(parts.shape("w1_b"))?.first().copied(),
+    rank: |parts| parts.shape("kronecker_w2_b").or(parts.shape("kronecker_w1_b"))?.first().copied(),
     inputs: |parts| {
         let columns =
             |whole: &str, right: &str| parts.shape(whole).or(parts.shape(right))?.get(1).copied();
-        columns("w1", "w1_b")?.checked_mul(columns("w2", "w2_b")?)
+        columns("kronecker_w1", "kronecker_w1_b")?
+            .checked_mul(columns("kronecker_w2", "kronecker_w2_b")?)
     },
     ..named(
         "lokr",
         "LoKr",
         &[
-            ("lokr_w1", "w1"),
-            ("lokr_w1_a", "w1_a"),
-            ("lokr_w1_b", "w1_b"),
-            ("lokr_w2", "w2"),
-            ("lokr_w2_a", "w2_a"),
-            ("lokr_w2_b", "w2_b"),
-            ("lokr_t2", "t2"),
+            ("lokr_w1", "kronecker_w1"),
+            ("lokr_w1_a", "kronecker_w1_a"),
+            ("lokr_w1_b", "kronecker_w1_b"),
+            ("lokr_w2", "kronecker_w2"),
+            ("lokr_w2_a", "kronecker_w2_a"),
+            ("lokr_w2_b", "kronecker_w2_b"),
+            ("lokr_t2", "kronecker_t2"),
         ],
         |parts| {
-            (parts.has("w1") || parts.has("w1_a") && parts.has("w1_b"))
-                && (parts.has("w2") || parts.has("w2_a") && parts.has("w2_b"))
+            (parts.has("kronecker_w1")
+                || parts.has("kronecker_w1_a") && parts.has("kronecker_w1_b"))
+                && (parts.has("kronecker_w2")
+                    || parts.has("kronecker_w2_a") && parts.has("kronecker_w2_b"))
         },
     )
 };

@@ -695,3 +695,68 @@ fn hash(contents: &Contents) -> Result<[u8; 32]> {
     }
     Ok(all.finalize().into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_means_the_same_wherever_it_occurs() {
+        // Parts are looked up by name alone, so two algorithms may share one only if they share
+        // its suffixes.
+        let mut meanings: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (suffix, part) in COMMON {
+            meanings.entry(part).or_default().insert(suffix);
+        }
+        for algorithm in ALGORITHMS {
+            let mut own: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+            for (suffix, part) in algorithm.suffixes {
+                own.entry(part).or_default().insert(suffix);
+            }
+            for (part, suffixes) in own {
+                let known = meanings.entry(part).or_insert_with(|| suffixes.clone());
+                assert_eq!(*known, suffixes, "`{part}` of {}", algorithm.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_suffix_means_one_part() {
+        let mut parts: BTreeMap<&str, &str> = BTreeMap::new();
+        for (suffix, part) in all_suffixes() {
+            assert_eq!(*parts.entry(suffix).or_insert(part), part, "{suffix}");
+        }
+    }
+
+    #[test]
+    fn ids_are_unique() {
+        let ids: BTreeSet<&str> = ALGORITHMS.iter().map(|algorithm| algorithm.id).collect();
+        assert_eq!(ids.len(), ALGORITHMS.len());
+    }
+
+    #[test]
+    fn names_are_split_at_the_longest_suffix() {
+        let suffixes = all_suffixes();
+        for (name, expected) in [
+            ("a.to_q.lora.down.weight", Some(("a.to_q", "down"))),
+            ("a.processor.to_q_lora.down.weight", Some(("a.processor.to_q_lora", "down"))),
+            ("lora_unet_a.alpha", Some(("lora_unet_a", "alpha"))),
+            ("unet:12:up", Some(("unet:12", "up"))),
+            ("a_to_k_lora_down.weight", Some(("a_to_k_lora_down", "weight"))),
+            ("lora_down.weight", Some(("lora_down", "weight"))),
+            ("a.bias", None),
+        ] {
+            assert_eq!(split(name, &suffixes), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_peft_adapter_is_taken_out() {
+        assert_eq!(infix("a.to_q.lora_A.default.weight"), Some("default"));
+        assert_eq!(infix("a.to_q.lora_A.weight"), None);
+        assert_eq!(
+            without_infix("a.to_q.lora_A.default.weight", "default").as_deref(),
+            Some("a.to_q.lora_A.weight")
+        );
+    }
+}

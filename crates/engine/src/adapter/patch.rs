@@ -55,6 +55,35 @@ impl Coat {
     }
 }
 
+/// How far the making of weights is, over all calls of [`PatchedWeights::make`] that belong together.
+pub(crate) struct Tally<'a, 'w> {
+    phase: Phase,
+    done: usize,
+    total: usize,
+    watch: &'a mut Watch<'w>,
+}
+
+impl<'a, 'w> Tally<'a, 'w> {
+    /// Announces that `total` modules will be made.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] if the watcher does not want them.
+    pub(crate) fn new(phase: Phase, total: usize, watch: &'a mut Watch<'w>) -> Result<Self> {
+        let mut tally = Tally { phase, done: 0, total, watch };
+        tally.add(0)?;
+        Ok(tally)
+    }
+
+    fn add(&mut self, made: usize) -> Result<()> {
+        self.done += made;
+        let Tally { phase, done, total, .. } = *self;
+        match (self.watch)(Progress { phase, done, total, step: 0, denoised: None }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Cancelled),
+        }
+    }
+}
+
 /// What a module's working weight was made of: content hashes with weights, in order.
 type Recipe = Vec<([u8; 32], u64)>;
 
@@ -103,8 +132,7 @@ impl PatchedWeights {
         tensors: &Tensors,
         stack: &[Coat],
         outdated: Vec<(String, Recipe)>,
-        phase: Phase,
-        watch: &mut Watch<'_>,
+        tally: &mut Tally<'_, '_>,
     ) -> Result<()> {
         for (module, _) in &outdated {
             self.layers.modules.remove(module);
@@ -112,8 +140,6 @@ impl PatchedWeights {
         }
         self.layers.path = tensors.path().to_owned();
         let precision = self.precision.expect("set when the outdated modules were listed");
-        let total = outdated.len();
-        let mut done = 0;
         for batch in outdated.chunks(BATCH) {
             let made: Vec<Weights> = batch
                 .par_iter()
@@ -123,11 +149,7 @@ impl PatchedWeights {
                 self.layers.modules.insert(module.clone(), weights);
                 self.recipes.insert(module.clone(), recipe.clone());
             }
-            done += batch.len();
-            let progress = Progress { phase, done, total, step: 0, denoised: None };
-            if let ControlFlow::Break(()) = watch(progress) {
-                return Err(Error::Cancelled);
-            }
+            tally.add(batch.len())?;
         }
         Ok(())
     }
@@ -234,5 +256,111 @@ impl Adapters {
         // Opened files that are no longer in use are closed.
         self.opened.retain(|path, _| uses.iter().any(|adapter_use| adapter_use.path == *path));
         Ok((stack.into_values().collect(), report))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        checkpoint::Checkpoint,
+        testing::{Dice, adapter, write_adapter, write_folder},
+    };
+
+    /// The tiny model and three adapters for it.
+    struct Bench {
+        folder: TempDir,
+        checkpoint: Checkpoint,
+        modules: Modules,
+        adapters: Adapters,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let folder = tempfile::tempdir().unwrap();
+            write_folder("tiny", &folder.path().join("model"));
+            for name in ["a", "b", "c"] {
+                write_adapter("tiny", name, &folder.path().join(name));
+            }
+            let checkpoint = Checkpoint::open(&folder.path().join("model")).unwrap();
+            let mut modules = checkpoint.tensors.modules();
+            modules.retain(|name, _| !name.starts_with("vae."));
+            Bench { folder, checkpoint, modules, adapters: Adapters::default() }
+        }
+
+        fn uses(&self, stack: &[(&str, f64)]) -> Vec<AdapterUse> {
+            let path = |name: &str| self.folder.path().join(name);
+            stack.iter().map(|&(name, weight)| adapter(&path(name), weight)).collect()
+        }
+
+        /// Brings `weights` to what `uses` make of them. Says which modules were made.
+        fn patch(
+            &mut self,
+            weights: &mut PatchedWeights,
+            uses: &[AdapterUse],
+            precision: Precision,
+        ) -> Vec<String> {
+            let (stack, _) = self.adapters.stack(uses, &self.modules, "tiny", "sd1").unwrap();
+            let outdated = weights.outdated(self.modules.keys().cloned(), &stack, precision);
+            let made = outdated.iter().map(|(module, _)| module.clone()).collect();
+            let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
+            let mut tally = Tally::new(Phase::Patch, outdated.len(), &mut watch).unwrap();
+            weights.make(&self.checkpoint.tensors, &stack, outdated, &mut tally).unwrap();
+            made
+        }
+    }
+
+    fn bits(weights: &PatchedWeights) -> BTreeMap<&str, Vec<u32>> {
+        let modules = weights.layers().modules.iter();
+        modules.map(|(name, weights)| (name.as_str(), weights.bits())).collect()
+    }
+
+    /// Whatever was done to the stack, the weights are those of one who starts with it.
+    #[test]
+    fn a_hundred_changes_leave_no_trace() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let mut bench = Bench::new();
+            let (mut plain, mut weights) = (PatchedWeights::default(), PatchedWeights::default());
+            bench.patch(&mut plain, &[], precision);
+            let mut dice = Dice(7);
+            let mut stack = Vec::new();
+            for round in 0..100 {
+                dice.change(&mut stack);
+                let uses = bench.uses(&stack);
+                bench.patch(&mut weights, &uses, precision);
+                if round % 10 == 9 {
+                    let mut fresh = PatchedWeights::default();
+                    bench.patch(&mut fresh, &uses, precision);
+                    assert!(bits(&weights) == bits(&fresh), "round {round}: {stack:?}");
+                    let patched = stack.iter().any(|(_, weight)| *weight != 0.0);
+                    assert_eq!(bits(&weights) != bits(&plain), patched, "{round}: {stack:?}");
+                }
+            }
+            bench.patch(&mut weights, &[], precision);
+            assert!(bits(&weights) == bits(&plain), "the empty stack after all");
+        }
+    }
+
+    /// Everything that a slider's adapter does not act on stays where it is in memory.
+    #[test]
+    fn a_slider_touches_what_its_adapter_acts_on() {
+        let mut bench = Bench::new();
+        let mut weights = PatchedWeights::default();
+        let mut uses = bench.uses(&[("a", 0.5), ("b", 0.3)]);
+        assert_eq!(bench.patch(&mut weights, &uses, Precision::F32).len(), bench.modules.len());
+        assert!(bench.patch(&mut weights, &uses, Precision::F32).is_empty(), "nothing changed");
+
+        let before = weights.layers().modules.clone();
+        uses[0].text_encoder_weight = 0.6;
+        let made = bench.patch(&mut weights, &uses, Precision::F32);
+        assert!(!made.is_empty());
+        for (name, weights) in &weights.layers().modules {
+            let acts = name.starts_with("text_encoder.") && name.ends_with("_proj");
+            assert_eq!(made.contains(name), acts, "{name}");
+            assert_eq!(weights.is(&before[name]), !acts, "{name}");
+            assert_eq!(weights.bits() == before[name].bits(), !acts, "{name}");
+        }
     }
 }

@@ -12,7 +12,9 @@
 //! chunk is still in the processor's cache, which costs less than taking page faults.
 
 use std::{
-    collections::BTreeMap,
+    borrow::Cow,
+    collections::{BTreeMap, btree_map::Entry as Slot},
+    fmt,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -20,7 +22,10 @@ use std::{
 use candle_core::{Device, Tensor};
 use fs_err as fs;
 use half::{bf16, f16};
-use serde_json::Value;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 
 use crate::{Error, Result};
 
@@ -138,13 +143,15 @@ impl TensorFile {
         let got = usize::try_from(len).unwrap_or(usize::MAX).min(start.len());
         read_at(&file, &mut start[..got], 0)?;
         let start = &start[..got];
-        if let Some((found, advice)) = foreign_container(start) {
+        let prefix = start.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes));
+        // A length may begin with the bytes of another format, so what is plausible comes first.
+        let plausible = prefix.is_some_and(|len| len <= MAX_HEADER) && start.get(8) == Some(&b'{');
+        if !plausible && let Some((found, advice)) = foreign_container(start) {
             return Err(Error::NotSafetensors { path: path.to_owned(), found, advice });
         }
-        let Some((prefix, _)) = start.split_first_chunk::<8>() else {
+        let Some(header_len) = prefix else {
             return Err(damaged(format!("it is only {len} bytes long")));
         };
-        let header_len = u64::from_le_bytes(*prefix);
         if start.get(8) != Some(&b'{') {
             return Err(Error::NotSafetensors {
                 path: path.to_owned(),
@@ -165,27 +172,17 @@ impl TensorFile {
         }
         let mut json = vec![0u8; usize::try_from(header_len).expect("at most 100 MB")];
         read_at(&file, &mut json, 8)?;
-        let header: serde_json::Map<String, Value> = serde_json::from_slice(&json)
-            .map_err(|error| damaged(format!("its header is not valid JSON ({error})")))?;
+        let header: Header = serde_json::from_slice(&json)
+            .map_err(|error| damaged(format!("its header cannot be read ({error})")))?;
 
         let mut tensors = BTreeMap::new();
-        let mut metadata = BTreeMap::new();
-        for (name, value) in header {
-            if name == "__metadata__" {
-                // Metadata never keeps a file from being read: what is not a string is left out.
-                if let Value::Object(entries) = value {
-                    metadata.extend(entries.into_iter().filter_map(|(key, value)| match value {
-                        Value::String(text) => Some((key, text)),
-                        _ => None,
-                    }));
-                }
-                continue;
-            }
-            let info = tensor_info(&value, data_begin).map_err(|problem| {
+        for (name, entry) in header.entries {
+            let info = tensor_info(entry, data_begin).map_err(|problem| {
                 damaged(format!("its header is wrong for `{name}`: {problem}"))
             })?;
             tensors.insert(name, info);
         }
+        let metadata = header.metadata;
         check_extents(&tensors, data_begin, len).map_err(damaged)?;
 
         Ok(TensorFile {
@@ -382,17 +379,123 @@ fn foreign_container(start: &[u8]) -> Option<(String, &'static str)> {
     })
 }
 
-fn tensor_info(value: &Value, data_begin: u64) -> Result<TensorInfo, String> {
-    let dtype = value.get("dtype").and_then(Value::as_str).ok_or("it has no type")?;
-    let dtype = DType::parse(dtype).ok_or_else(|| format!("its type `{dtype}` is unknown"))?;
-    let list = |key: &str| -> Option<Vec<u64>> {
-        value.get(key)?.as_array()?.iter().map(Value::as_u64).collect()
-    };
-    let shape = list("shape").ok_or("it has no shape")?;
-    let offsets = list("data_offsets").ok_or("it has no data offsets")?;
-    let &[begin, end] = offsets.as_slice() else {
-        return Err(format!("it has {} data offsets instead of 2", offsets.len()));
-    };
+/// A header as it is written. It is read into these types directly: a tree of JSON values would take
+/// forty times the bytes of a header that is made to be large.
+struct Header<'a> {
+    entries: BTreeMap<String, Entry<'a>>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// What is written of one tensor.
+#[derive(Deserialize)]
+struct Entry<'a> {
+    #[serde(borrow)]
+    dtype: Cow<'a, str>,
+    shape: Vec<u64>,
+    data_offsets: [u64; 2],
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Header<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Header<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("tensors by name")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header<'de>, A::Error> {
+                let mut header = Header { entries: BTreeMap::new(), metadata: BTreeMap::new() };
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == "__metadata__" {
+                        if let Metadata::Texts(texts) = map.next_value()? {
+                            header.metadata = texts;
+                        }
+                        continue;
+                    }
+                    match header.entries.entry(name) {
+                        Slot::Vacant(slot) => slot.insert(map.next_value()?),
+                        Slot::Occupied(slot) => {
+                            let problem = format!("`{}` is there twice", slot.key());
+                            return Err(serde::de::Error::custom(problem));
+                        }
+                    };
+                }
+                Ok(header)
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+/// Metadata never keeps a file from being read: what is not text by name is left out.
+enum Metadata {
+    Text(String),
+    Texts(BTreeMap<String, String>),
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Anything;
+
+        impl<'de> Visitor<'de> for Anything {
+            type Value = Metadata;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("anything")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Metadata, E> {
+                Ok(Metadata::Text(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
+                let mut texts = BTreeMap::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if let Metadata::Text(text) = map.next_value()? {
+                        texts.insert(name, text);
+                    }
+                }
+                Ok(Metadata::Texts(texts))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Metadata, A::Error> {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Metadata::Other)
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Metadata, E> {
+                Ok(Metadata::Other)
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Metadata, E> {
+                Ok(Metadata::Other)
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Metadata, E> {
+                Ok(Metadata::Other)
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Metadata, E> {
+                Ok(Metadata::Other)
+            }
+
+            fn visit_unit<E>(self) -> Result<Metadata, E> {
+                Ok(Metadata::Other)
+            }
+        }
+
+        deserializer.deserialize_any(Anything)
+    }
+}
+
+fn tensor_info(entry: Entry<'_>, data_begin: u64) -> Result<TensorInfo, String> {
+    let Entry { dtype, shape, data_offsets: [begin, end] } = entry;
+    let dtype = DType::parse(&dtype).ok_or_else(|| format!("its type `{dtype}` is unknown"))?;
     let bytes = shape
         .iter()
         .try_fold(dtype.size() as u64, |product, &dim| product.checked_mul(dim))
@@ -407,8 +510,9 @@ fn tensor_info(value: &Value, data_begin: u64) -> Result<TensorInfo, String> {
         .map(usize::try_from)
         .collect::<Result<_, _>>()
         .map_err(|_| "its shape overflows")?;
-    let begin = begin.checked_add(data_begin).ok_or("its offsets overflow")?;
-    Ok(TensorInfo { dtype, shape, begin })
+    // The end is the larger of the two; sums of begin and length are safe after this.
+    end.checked_add(data_begin).ok_or("its offsets overflow")?;
+    Ok(TensorInfo { dtype, shape, begin: data_begin + begin })
 }
 
 /// The tensors must tile the data without gap or overlap, as the format demands.
@@ -472,4 +576,212 @@ fn f8_e4m3(byte: u8) -> f32 {
         _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
     };
     if byte & 0x80 == 0 { magnitude } else { -magnitude }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// A file's bytes: length, header, data.
+    fn bytes(header: &str, data: &[u8]) -> Vec<u8> {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend(data);
+        bytes
+    }
+
+    fn file(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        fs::write(&path, bytes).unwrap();
+        (folder, path)
+    }
+
+    fn open(bytes: &[u8]) -> Result<TensorFile> {
+        let (_folder, path) = file(bytes);
+        TensorFile::open(&path)
+    }
+
+    const TWO: &str = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
+        "b":{"dtype":"F16","shape":[],"data_offsets":[8,10]}}"#;
+
+    #[test]
+    fn a_good_file_is_read() {
+        let (_folder, path) = file(&bytes(TWO, &[0, 0, 128, 63, 0, 0, 0, 192, 0, 60]));
+        let file = TensorFile::open(&path).unwrap();
+        assert_eq!(file.read_f32("a").unwrap(), [1.0, -2.0]);
+        assert_eq!(file.read_f32("b").unwrap(), [1.0]);
+        assert_eq!(file.tensors()["b"].shape, [0usize; 0]);
+        assert_eq!(file.size(), file.data_begin() + 10);
+        let missing = file.read_f32("c").unwrap_err();
+        assert!(matches!(missing, Error::Incomplete { .. }), "{missing}");
+    }
+
+    #[test]
+    fn tensors_may_be_empty() {
+        let header = r#"{"mark":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},
+            "a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#;
+        let (_folder, path) = file(&bytes(header, &[7]));
+        let file = TensorFile::open(&path).unwrap();
+        assert_eq!(file.read_f32("mark").unwrap(), [0f32; 0]);
+        let wrong = file.read_f32("a").unwrap_err();
+        assert!(matches!(wrong, Error::WrongKind { .. }), "{wrong}");
+    }
+
+    #[test]
+    fn every_float_type_is_widened_exactly() {
+        for (dtype, data, expected) in [
+            ("F64", &1.5f64.to_le_bytes()[..], 1.5),
+            ("F32", &(-0.1f32).to_le_bytes(), -0.1),
+            ("F16", &f16::from_f32(65504.0).to_le_bytes(), 65504.0),
+            ("BF16", &bf16::from_f32(-3.0).to_le_bytes(), -3.0),
+            ("F8_E5M2", &[0x3e], 1.5),
+            ("F8_E4M3", &[0xbc], -1.5),
+            ("F8_E4M3", &[0x7e], 448.0),
+            ("F8_E4M3", &[0x01], 2f32.powi(-9)),
+            ("I64", &77i64.to_le_bytes(), 77.0),
+        ] {
+            let header = format!(
+                r#"{{"a":{{"dtype":"{dtype}","shape":[1],"data_offsets":[0,{}]}}}}"#,
+                data.len()
+            );
+            let (_folder, path) = file(&bytes(&header, data));
+            assert_eq!(
+                TensorFile::open(&path).unwrap().read_f32("a").unwrap(),
+                [expected],
+                "{dtype}"
+            );
+        }
+        assert!(f8_e4m3(0x7f).is_nan() && f8_e4m3(0xff).is_nan());
+    }
+
+    #[test]
+    fn metadata_is_optional_and_forgiving() {
+        let metadata = r#"{"a":"b","c":1,"d":{"e":"f"},"g":[1,"h"],"i":null,"j":0.5,"k":true}"#;
+        let file = open(&bytes(&format!(r#"{{"__metadata__":{metadata}}}"#), &[])).unwrap();
+        assert_eq!(file.metadata().iter().collect::<Vec<_>>(), [(&"a".into(), &"b".into())]);
+        for metadata in ["null", "[1]", "7", "\"text\""] {
+            let file = open(&bytes(&format!(r#"{{"__metadata__":{metadata}}}"#), &[])).unwrap();
+            assert!(file.metadata().is_empty());
+        }
+        // Writers pad the header with spaces.
+        assert!(open(&bytes("{}     ", &[])).is_ok());
+    }
+
+    #[test]
+    fn a_length_that_begins_like_a_pickle_is_a_length() {
+        // 640 is 0x0280: the first bytes of a pickle.
+        let header = format!("{:<640}", "{}");
+        assert!(open(&bytes(&header, &[])).is_ok());
+    }
+
+    #[test]
+    fn other_formats_are_named() {
+        for (content, found) in [
+            (&b""[..], "empty"),
+            (b"  \n", "empty"),
+            (b"PK\x03\x04....", "a zip archive"),
+            (b"\x80\x02}q\x00.", "a Python pickle"),
+            (b"\x80\x04\x95\x0b\0\0\0\0\0\0\0", "a Python pickle"),
+            (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
+            (b"GGUF\x03\0\0\0", "a GGUF file"),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a git-LFS pointer"),
+            (b"<!DOCTYPE html>", "a web page"),
+            (b"\n <html>", "a web page"),
+            (b"{\"error\": \"not found\"}", "a JSON text"),
+            (b"hello, this is no model", "a text file"),
+            ("schöne Grüße".as_bytes(), "a text file"),
+            (&[0xfe; 64], "of an unknown format"),
+        ] {
+            match open(content) {
+                Err(Error::NotSafetensors { found: actual, .. }) => {
+                    assert!(actual.starts_with(found), "{actual} instead of {found}");
+                }
+                other => panic!("{found}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn damage_is_described() {
+        let entry = |dtype: &str, shape: &str, offsets: &str| {
+            format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)
+        };
+        let pair = |second: &str| {
+            format!(r#"{{"a":{{"dtype":"U8","shape":[4],"data_offsets":[0,4]}},{second}}}"#)
+        };
+        let mut bomb = (1u64 << 60).to_le_bytes().to_vec();
+        bomb.extend(b"{}");
+        let mut long = 1000u64.to_le_bytes().to_vec();
+        long.extend(b"{}");
+        let whole = bytes(TWO, &[0; 10]);
+        let cut_header = whole[..whole.len() - 30].to_vec();
+        let cut_data = whole[..whole.len() - 1].to_vec();
+        let mut longer = whole;
+        longer.push(0);
+        for (content, problem) in [
+            (vec![1, 2, 3, 0], "only 4 bytes long"),
+            (bomb, "claims 1152921504606846976 bytes, more than"),
+            (long, "claims 1000 bytes, but the file has only 10"),
+            (cut_header, "but the file has only"),
+            (cut_data, "`b` should end at byte"),
+            (longer, "1 bytes at its end belong to no tensor"),
+            (bytes("{\"a\":", &[]), "cannot be read"),
+            (bytes("{} x", &[]), "cannot be read"),
+            (bytes(&entry("F32", "[1]", "[0]"), &[0; 4]), "cannot be read"),
+            (bytes(&entry("F32", "[-1]", "[0,4]"), &[0; 4]), "cannot be read"),
+            (bytes(&entry("F31", "[1]", "[0,4]"), &[0; 4]), "its type `F31` is unknown"),
+            (bytes(&entry("F32", "[2]", "[0,4]"), &[0; 4]), "needs 8 bytes"),
+            (bytes(&entry("F32", "[1]", "[4,0]"), &[0; 4]), "offsets are 4 to 0"),
+            (bytes(&entry("F32", "[4294967296,4294967296]", "[0,0]"), &[]), "shape overflows"),
+            (
+                bytes(&entry("U8", &format!("[{}]", u64::MAX), &format!("[0,{}]", u64::MAX)), &[]),
+                "offsets overflow",
+            ),
+            (bytes(&entry("U8", "[1]", "[1,2]"), &[0; 2]), "leaves a gap"),
+            (
+                bytes(&pair(r#""b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}"#), &[0; 6]),
+                "overlaps",
+            ),
+            (
+                bytes(&pair(r#""b":{"dtype":"U8","shape":[1],"data_offsets":[900,901]}"#), &[0; 6]),
+                "`b` should end at byte",
+            ),
+            (
+                bytes(&pair(r#""a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}"#), &[0; 4]),
+                "`a` is there twice",
+            ),
+        ] {
+            match open(&content) {
+                Err(error @ Error::Damaged { .. }) => {
+                    let text = error.to_string();
+                    assert!(text.contains(problem), "expected `{problem}`: {text}");
+                }
+                other => panic!("expected `{problem}`: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_changes_while_open_is_noticed() {
+        let (_folder, path) = file(&bytes(TWO, &[0; 10]));
+        let opened = TensorFile::open(&path).unwrap();
+        assert!(opened.is_current());
+        fs::write(&path, bytes(TWO, &[0; 9])).unwrap();
+        assert!(!opened.is_current());
+        for result in [opened.read_f32("a").map(drop), opened.sha256().map(drop)] {
+            assert!(matches!(result, Err(Error::Changed { .. })), "{result:?}");
+        }
+    }
+
+    #[test]
+    fn hashes_are_of_the_file_and_of_its_data() {
+        let (_folder, path) = file(&bytes("{}", &[]));
+        let hashes = TensorFile::open(&path).unwrap().sha256().unwrap();
+        // SHA-256 of nothing begins with e3b0c442.
+        assert_eq!(hashes.data[..4], [0xe3, 0xb0, 0xc4, 0x42]);
+        assert_ne!(hashes.file, hashes.data);
+    }
 }

@@ -306,21 +306,23 @@ pub(crate) fn is_text_encoder(name: &str) -> bool {
     starts_with_any(name, TEXT_ENCODER_NAMES)
 }
 
-/// The part of a pipeline that a module's name in an adapter belongs to.
-pub(crate) fn component_of(name: &str) -> &'static str {
+/// The part of a pipeline that a module's name in an adapter belongs to; `network` is what denoises.
+pub(crate) fn component_of(name: &str, network: &'static str) -> &'static str {
     if starts_with_any(name, SECOND_TEXT_ENCODER) {
         "second text encoder"
     } else if name.starts_with("lora_te3_") {
         "third text encoder"
     } else if is_text_encoder(name) {
         "text encoder"
-    } else if name.starts_with("transformer.")
-        || FOREIGN_ADAPTERS.iter().any(|(start, _)| name.starts_with(start))
-    {
-        "transformer"
     } else {
-        "UNet"
+        network
     }
+}
+
+/// Whether a module's name in an adapter is one of a network that is no UNet.
+pub(crate) fn is_transformer(name: &str) -> bool {
+    name.starts_with("transformer.")
+        || FOREIGN_ADAPTERS.iter().any(|(start, _)| name.starts_with(start))
 }
 
 fn starts_with_any(name: &str, starts: &[&str]) -> bool {

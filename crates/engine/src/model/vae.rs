@@ -67,8 +67,8 @@ impl Decoder {
     /// map, its normalized copy and the convolution's result, in f32, as wide as the last enlargement
     /// leaves them.
     pub(crate) fn peak_bytes(&self, pixels: u64) -> u64 {
-        let widest = self.up.iter().filter_map(|level| level.resample.as_ref());
-        let channels = widest.last().map_or(0, |conv| conv.weights.outputs());
+        let last = self.up.iter().rev().find_map(|level| level.resample.as_ref());
+        let channels = last.map_or(0, |conv| conv.weights.outputs());
         pixels * 3 * channels as u64 * size_of::<f32>() as u64
     }
 

@@ -1,14 +1,23 @@
-//! Prompts: from a sentence to chunks of tokens with weights.
+//! Prompts: from a sentence to chunks of tokens with weights, as AUTOMATIC1111 1.10 makes them.
 //!
 //! A text encoder reads 77 tokens at a time: a start token, 75 of the prompt, an end token. A longer
-//! prompt is encoded chunk by chunk and the results are put one behind another, as AUTOMATIC1111 does
-//! it, so that its prompts mean the same here: emphasis ([`emphasis`]), `BREAK`, and moving what
-//! follows a comma into the next chunk rather than cutting a phrase in two.
+//! prompt is read chunk by chunk, and the encodings are put one behind another. Where a chunk ends
+//! shortly behind a comma, what follows the comma moves to the next one, so that no phrase is cut in
+//! two. `BREAK` ends a chunk at once.
 //!
-//! Adapter tags are no business of this module: the caller has taken them out of the prompt.
+//! [`emphasis`] finds the weights and later applies them, [`tokenizer`] finds the tokens; this module
+//! packs them. Adapter tags (`<lora:…>`) are no business of it: the caller has taken them out.
+//!
+//! # Units
+//!
+//! Lengths are counted in tokens, those of conditionings in chunks of 77 tokens.
+//!
+//! **Invariant:** what is made here equals A1111's with its default settings, token for token and weight
+//! for weight, save for the two exceptions that [`emphasis`] names (and for `AND` and `[from:to:when]`,
+//! which are plain text here). `tests/text.rs` holds it to that.
 
-pub(crate) mod emphasis;
-pub(crate) mod tokenizer;
+pub mod emphasis;
+pub mod tokenizer;
 
 use candle_core::Tensor;
 
@@ -16,57 +25,58 @@ use self::{
     emphasis::{Piece, parse},
     tokenizer::Tokenizer,
 };
-use crate::{Result, model::clip::CONTEXT};
+use crate::{Error, Result, model::clip::CONTEXT};
 
-/// Tokens of the prompt in a chunk.
-const CHUNK: usize = CONTEXT - 2;
+/// Tokens of the prompt in a chunk: all but start and end.
+const CAPACITY: usize = CONTEXT - 2;
 
-/// How far from the end of a chunk a comma may be for the phrase behind it to move to the next one:
-/// A1111's default.
+/// A comma among the last 20 tokens of a full chunk makes what follows it move on: A1111's default.
 const COMMA_BACKTRACK: usize = 20;
+
+/// Two prompts are not brought to a common length beyond this: at SD 1.x's width, 150 MB each.
+const MAX_COMMON_CHUNKS: usize = 640;
 
 /// What the text encoder reads at a time.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Chunk {
-    /// Start, 75 of the prompt or padding, end.
-    pub(crate) ids: [u32; CONTEXT],
-    /// How much each token counts; 1 is plain.
-    pub(crate) weights: [f32; CONTEXT],
+pub struct Chunk {
+    /// Start, up to 75 tokens of the prompt, end, padding.
+    pub ids: [u32; CONTEXT],
+    /// For each token the factor on its encoding; 1 for start, end and padding.
+    pub weights: [f32; CONTEXT],
 }
 
-/// A prompt in chunks, at least one.
-pub(crate) fn chunks(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<Chunk>> {
+/// Cuts a prompt into chunks, at least one.
+pub fn chunks(tokenizer: &Tokenizer, prompt: &str) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     let mut open = Open::default();
     for piece in parse(prompt) {
-        let (text, weight) = match piece {
-            Piece::Break => {
-                chunks.push(open.close(tokenizer));
-                continue;
-            }
-            Piece::Text(text, weight) => (text, weight),
+        let Piece::Text { text, weight } = piece else {
+            chunks.push(open.close(tokenizer));
+            continue;
         };
-        for id in tokenizer.encode(&text)? {
-            if tokenizer.comma() == Some(id) {
+        for id in tokenizer.encode(&text) {
+            let full = open.tokens.len() == CAPACITY;
+            if Some(id) == tokenizer.comma() {
                 open.comma = Some(open.tokens.len());
-            } else if open.tokens.len() == CHUNK
-                && let Some(comma) = open.comma
-                && CHUNK - comma <= COMMA_BACKTRACK
+            } else if let Some(comma) = open.comma
+                && full
+                && CAPACITY - comma <= COMMA_BACKTRACK
             {
                 let moved = open.tokens.split_off(comma + 1);
                 chunks.push(open.close(tokenizer));
                 open.tokens = moved;
             }
-            if open.tokens.len() == CHUNK {
+            // Also behind a comma as the last token, which left nothing to move.
+            if open.tokens.len() == CAPACITY {
                 chunks.push(open.close(tokenizer));
             }
-            open.tokens.push((id, weight));
+            open.tokens.push((id, weight as f32));
         }
     }
     if !open.tokens.is_empty() || chunks.is_empty() {
         chunks.push(open.close(tokenizer));
     }
-    Ok(chunks)
+    chunks
 }
 
 /// The chunk that is being filled.
@@ -78,79 +88,51 @@ struct Open {
 }
 
 impl Open {
-    /// Pads what there is, and starts anew.
+    /// Makes a chunk of what there is, and leaves an empty one.
     fn close(&mut self, tokenizer: &Tokenizer) -> Chunk {
         let Open { tokens, .. } = std::mem::take(self);
-        let mut chunk = Chunk { ids: [tokenizer.pad(); CONTEXT], weights: [1.0; CONTEXT] };
+        let mut chunk = Chunk { ids: [tokenizer.end(); CONTEXT], weights: [1.0; CONTEXT] };
         chunk.ids[0] = tokenizer.start();
-        for (place, (id, weight)) in tokens.iter().enumerate() {
-            (chunk.ids[place + 1], chunk.weights[place + 1]) = (*id, *weight);
+        for (place, (id, weight)) in (1..).zip(tokens) {
+            (chunk.ids[place], chunk.weights[place]) = (id, weight);
         }
-        chunk.ids[tokens.len() + 1] = tokenizer.end();
+        // Padding begins behind the first end token, also if the prompt spelled it out: nothing that
+        // follows it can reach the pooled encoding, which is taken there.
+        let behind_end = chunk.ids.iter_mut().skip_while(|id| **id != tokenizer.end()).skip(1);
+        if tokenizer.pad() != tokenizer.end() {
+            behind_end.for_each(|id| *id = tokenizer.pad());
+        }
         chunk
     }
 }
 
-/// Brings two encoded prompts `(1, 77 n, width)` and `(1, 77 m, width)` to one length by repeating
-/// each to the least common multiple of `n` and `m`.
+/// Brings the conditionings of two prompts, `(1, 77 n, width)` and `(1, 77 m, width)`, to one length by
+/// repeating each up to the least common multiple of `n` and `m`.
 ///
-/// Attention over repeated keys is what it was over the keys once, so this equals a UNet call for each
-/// prompt at its own length.
-pub(crate) fn same_length(a: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor)> {
+/// Attention over keys that are all repeated equally often is attention over them once, so this equals
+/// a UNet call for each prompt at its own length, which is what A1111 makes.
+///
+/// # Errors
+/// [`Error::InvalidRequest`] if the common length is out of all reason: long prompts whose numbers of
+/// chunks have little in common.
+pub fn same_length(a: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor)> {
     let (n, m) = (a.dim(1)? / CONTEXT, b.dim(1)? / CONTEXT);
-    let common = n / greatest_common_divisor(n, m) * m;
+    let common = common_multiple(n, m);
+    if common > MAX_COMMON_CHUNKS {
+        return Err(Error::InvalidRequest {
+            field: "the length of prompt and negative prompt",
+            found: format!("{n} and {m} chunks of {CAPACITY} tokens"),
+            rule: "make them shorter, or equally long".into(),
+        });
+    }
     Ok((a.repeat((1, common / n, 1))?, b.repeat((1, common / m, 1))?))
 }
 
-fn greatest_common_divisor(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::Device;
-
-    use super::*;
-
-    /// Which tokens of the prompt each chunk holds.
-    fn lengths(chunks: &[Chunk], tokenizer: &Tokenizer) -> Vec<usize> {
-        let end = tokenizer.end();
-        let length = |chunk: &Chunk| chunk.ids.iter().position(|&id| id == end).unwrap_or(0) - 1;
-        chunks.iter().map(length).collect()
+/// The least common multiple of two numbers above 0.
+fn common_multiple(a: usize, b: usize) -> usize {
+    let (mut divisor, mut rest) = (a, b);
+    while rest != 0 {
+        (divisor, rest) = (rest, divisor % rest);
     }
-
-    #[test]
-    fn an_empty_prompt_is_one_chunk_of_padding() -> Result<()> {
-        let tokenizer = Tokenizer::clip()?;
-        let chunks = chunks(&tokenizer, "")?;
-        assert_eq!(chunks.len(), 1);
-        assert_eq!(chunks[0].ids[..3], [49406, 49407, 49407]);
-        assert_eq!(chunks[0].weights, [1.0; CONTEXT]);
-        Ok(())
-    }
-
-    #[test]
-    fn a_phrase_behind_a_late_comma_moves_to_the_next_chunk() -> Result<()> {
-        let tokenizer = Tokenizer::clip()?;
-        let words = |n: usize| vec!["fox"; n].join(" ");
-        let of =
-            |prompt: &str| Ok::<_, crate::Error>(lengths(&chunks(&tokenizer, prompt)?, &tokenizer));
-        // A comma at place 60 of 75, then 20 more words.
-        assert_eq!(of(&format!("{}, {}", words(60), words(20)))?, [61, 20]);
-        // Too early to be a reason.
-        assert_eq!(of(&format!("{}, {}", words(50), words(30)))?, [75, 6]);
-        assert_eq!(of(&words(75))?, [75]);
-        assert_eq!(of(&words(76))?, [75, 1]);
-        assert_eq!(of(&format!("{} BREAK {}", words(3), words(4)))?, [3, 4]);
-        assert_eq!(of("BREAK a")?, [0, 1]);
-        Ok(())
-    }
-
-    #[test]
-    fn repeating_brings_lengths_together() -> Result<()> {
-        let of = |n| Tensor::zeros((1, CONTEXT * n, 2), candle_core::DType::F32, &Device::Cpu);
-        let (a, b) = same_length(&of(2)?, &of(3)?)?;
-        assert_eq!((a.dim(1)?, b.dim(1)?), (CONTEXT * 6, CONTEXT * 6));
-        Ok(())
-    }
+    a / divisor * b
 }

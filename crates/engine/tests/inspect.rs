@@ -1,0 +1,428 @@
+//! `inspect` says something true about every file, whatever its name.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use engine::{
+    Error,
+    inspect::{Kind, ModelFile, inspect},
+};
+use serde_json::{Map, Value, json};
+
+/// Third-party files, which are not part of the project: in the folder `shared` next to it, or not
+/// at all.
+fn shared(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(name);
+    path.exists().then_some(path)
+}
+
+/// A safetensors file of zeros. `tensors`: name, type, shape.
+fn write(path: &Path, tensors: &[(String, &str, Vec<usize>)], metadata: Option<&Value>) {
+    let mut header = Map::new();
+    if let Some(metadata) = metadata {
+        header.insert("__metadata__".into(), metadata.clone());
+    }
+    let mut at = 0;
+    for (name, dtype, shape) in tensors {
+        let size = match *dtype {
+            "I64" => 8,
+            "F32" => 4,
+            _ => 2,
+        };
+        let end = at + shape.iter().product::<usize>() * size;
+        let info = json!({ "dtype": dtype, "shape": shape, "data_offsets": [at, end] });
+        header.insert(name.clone(), info);
+        at = end;
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header);
+    fs::write(path, &bytes).unwrap();
+    // Zeros that take no space where the file system can leave them out.
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len((bytes.len() + at) as u64).unwrap();
+}
+
+/// Name and shape of a tensor.
+type Named<'a> = (&'a str, &'a [usize]);
+
+fn tensors(list: &[Named<'_>]) -> Vec<(String, &'static str, Vec<usize>)> {
+    list.iter().map(|(name, shape)| ((*name).to_owned(), "F16", shape.to_vec())).collect()
+}
+
+#[track_caller]
+fn assert_is(answer: &ModelFile, kind: Kind, what: &str) {
+    assert_eq!(answer.kind, kind, "{answer}");
+    assert!(answer.what.contains(what), "expected `{what}` in: {answer}");
+}
+
+fn keymap(name: &str) -> Vec<(String, Vec<usize>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/keymaps");
+    fs::read_to_string(folder.join(name))
+        .unwrap()
+        .lines()
+        .skip(1)
+        .map(|line| {
+            let columns: Vec<_> = line.split('\t').collect();
+            let shape = columns[2].split(',').map(|number| number.parse().unwrap()).collect();
+            (columns[0].to_owned(), shape)
+        })
+        .collect()
+}
+
+/// A whole checkpoint in the original layout.
+fn checkpoint(unet: &str, extra: &[(&str, &[usize])]) -> Vec<(String, &'static str, Vec<usize>)> {
+    let unet = keymap(unet)
+        .into_iter()
+        .map(|(name, shape)| (format!("model.diffusion_model.{name}"), "F16", shape));
+    let vae = keymap("vae_kl_f8.tsv")
+        .into_iter()
+        .map(|(name, shape)| (format!("first_stage_model.{name}"), "F16", shape));
+    unet.chain(vae).chain(tensors(extra)).collect()
+}
+
+#[test]
+fn checkpoints_are_told_by_their_structure() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.safetensors");
+    let clip: &[(&str, &[usize])] = &[(
+        "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",
+        &[49408, 768],
+    )];
+    write(&path, &checkpoint("unet_sd1.tsv", clip), None);
+    let answer = inspect(&path).unwrap();
+    assert_is(&answer, Kind::BaseModel, "an SD 1.x base model");
+    assert!(answer.usable);
+    assert_eq!(answer.naming, Some("original (LDM)"));
+    assert_eq!(answer.components.len(), 3);
+    assert_eq!(answer.components[0].tensors, 686);
+    assert_eq!(answer.components[0].parameters, 859_520_964);
+
+    for (unet, what) in [
+        ("unet_sd2.tsv", "an SD 2.x model"),
+        ("unet_sdxl.tsv", "an SDXL model"),
+        ("unet_sdxl_refiner.tsv", "an SDXL refiner"),
+    ] {
+        write(&path, &checkpoint(unet, &[]), None);
+        let answer = inspect(&path).unwrap();
+        assert_is(&answer, Kind::BaseModel, what);
+        assert!(!answer.usable);
+    }
+}
+
+#[test]
+fn parts_of_models_and_foreign_ones_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.safetensors");
+    let rows: &[(&[Named<'_>], Kind, &str)] = &[
+        (
+            &[
+                ("decoder.conv_in.weight", &[64, 4, 3, 3]),
+                ("decoder.mid.block_1.norm1.bias", &[64]),
+            ],
+            Kind::Component,
+            "a VAE with 4 latent channels",
+        ),
+        (
+            &[("decoder.conv_in.weight", &[8, 16, 3, 3]), ("decoder.mid.block_1.norm1.bias", &[8])],
+            Kind::Component,
+            "a VAE with 16 latent channels",
+        ),
+        (
+            &[("text_model.embeddings.token_embedding.weight", &[16, 1280])],
+            Kind::Component,
+            "text encoder of width 1280",
+        ),
+        (&[("emb_params", &[4, 768])], Kind::Embedding, "embedding"),
+        (&[("clip_l", &[2, 768]), ("clip_g", &[2, 1280])], Kind::Embedding, "embedding"),
+        (
+            &[("model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale", &[8])],
+            Kind::OtherModel,
+            "a FLUX model",
+        ),
+        (&[("joint_blocks.0.context_block.attn.qkv.weight", &[8])], Kind::OtherModel, "SD 3"),
+        (
+            &[("controlnet_cond_embedding.conv_in.weight", &[8]), ("down_blocks.0.x", &[8])],
+            Kind::OtherModel,
+            "a ControlNet",
+        ),
+        (
+            &[
+                ("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight", &[2, 8]),
+                ("lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight", &[8, 2]),
+            ],
+            Kind::Adapter,
+            "a LoRA adapter for FLUX",
+        ),
+        (&[("something.else", &[8])], Kind::Other, "unknown kind"),
+    ];
+    for (list, kind, what) in rows {
+        write(&path, &tensors(list), None);
+        assert_is(&inspect(&path).unwrap(), *kind, what);
+    }
+}
+
+#[test]
+fn adapters_are_described() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.safetensors");
+    let attention = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k";
+    let list = tensors(&[
+        (&format!("{attention}.lora_down.weight"), &[4, 768]),
+        (&format!("{attention}.lora_up.weight"), &[640, 4]),
+        ("lora_unet_down_blocks_0_resnets_0_conv1.lora_down.weight", &[8, 320, 3, 3]),
+        ("lora_unet_down_blocks_0_resnets_0_conv1.lora_up.weight", &[320, 8, 1, 1]),
+        ("lora_te_text_model_encoder_layers_0_mlp_fc1.lokr_w1", &[2, 2]),
+        ("lora_te_text_model_encoder_layers_0_mlp_fc1.lokr_w2", &[2, 2]),
+    ]);
+    let metadata = json!({
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "ss_tag_frequency": "{\"a\": {\"often\": 3, \"seldom\": 1}}",
+    });
+    write(&path, &list, Some(&metadata));
+    let answer = inspect(&path).unwrap();
+    assert_is(&answer, Kind::Adapter, "a LoCon and LoKr adapter for SD 1.x");
+    let family = answer.family.as_ref().unwrap();
+    assert_eq!(family.name, Some("SD 1.x"));
+    assert!(family.contradiction.as_ref().is_some_and(|text| text.contains("SDXL")));
+    let adapter = answer.adapter.as_ref().unwrap();
+    assert_eq!(adapter.rank, Some((4, 8)));
+    assert_eq!(adapter.trigger_words, ["often"]);
+    assert_eq!(adapter.modules.get("UNet"), Some(&2));
+    assert_eq!(adapter.modules.get("text encoder"), Some(&1));
+    assert_eq!(answer.naming, Some("kohya"));
+    assert!(answer.to_string().contains("not supported yet"), "{answer}");
+}
+
+#[test]
+fn other_files_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.safetensors");
+    // A pickle of {"<cat>": a tensor}.
+    let pickle = b"\x80\x02}X\x05\0\0\0<cat>ctorch._utils\n_rebuild_tensor_v2\n\
+        ((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x08tQK\0K\x08\x85\
+        K\x01\x85\x89)tRs.";
+    let rows: &[(&[u8], Kind, &str)] = &[
+        (b"", Kind::Other, "an empty file"),
+        (b"<!DOCTYPE html><html></html>", Kind::Other, "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", Kind::Other, "a git-LFS pointer"),
+        (b"just a text", Kind::Other, "a text file"),
+        (b"{\"_class_name\": \"UNet2DConditionModel\"}", Kind::Configuration, "UNet2DCondition"),
+        (b"{\"peft_type\": \"LORA\", \"r\": 4}", Kind::Configuration, "PEFT adapter (LoRA"),
+        (b"{\"a\": {\"shape\": [1], \"dtype\": \"F32\"}}", Kind::Configuration, "a list of 1 ten"),
+        (b"{not json", Kind::Other, "a text that starts like JSON"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\x02\0\0\0\x03\0", Kind::Picture, "512 × 768"),
+        (b"GGUF\x03\0\0\0\0", Kind::OtherModel, "a GGUF file"),
+        (pickle, Kind::Pickle, "a textual-inversion embedding, `<cat>` in a PyTorch pickle"),
+        // The start of it: less can be said.
+        (&pickle[..10], Kind::Pickle, "Python pickle"),
+        (b"PK\x03\x04 nothing", Kind::Other, "a zip archive"),
+        (&[0xfe; 100], Kind::Other, "an unknown format"),
+    ];
+    for (bytes, kind, what) in rows {
+        fs::write(&path, bytes).unwrap();
+        assert_is(&inspect(&path).unwrap(), *kind, what);
+    }
+}
+
+/// A zip archive with one member that is stored as it is.
+fn zip(name: &str, content: &[u8]) -> Vec<u8> {
+    let word = |number: usize| (number as u32).to_le_bytes();
+    let half = |number: usize| (number as u16).to_le_bytes();
+    let sizes = [word(content.len()), word(content.len())].concat();
+    let mut zip = b"PK\x03\x04".to_vec();
+    zip.extend([0; 14]);
+    zip.extend([&sizes[..], &half(name.len()), &half(0), name.as_bytes(), content].concat());
+    let directory = zip.len();
+    zip.extend(b"PK\x01\x02");
+    zip.extend([0; 16]);
+    zip.extend([&sizes[..], &half(name.len())].concat());
+    zip.extend([0; 16]);
+    zip.extend(name.as_bytes());
+    let size = zip.len() - directory;
+    zip.extend(b"PK\x05\x06");
+    zip.extend([0; 8]);
+    zip.extend([&word(size)[..], &word(directory), &half(0)].concat());
+    zip
+}
+
+#[test]
+fn pickles_are_looked_at_and_not_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pt");
+    // `{"string_to_param": os.system("…")}` in protocol 4, and what it would run.
+    let mut pickle = b"\x80\x04}\x8c\x0fstring_to_param\x8c\x02os\x8c\x06system\x93".to_vec();
+    let target = folder.path().join("made");
+    let command = format!("touch {}", target.display());
+    pickle.extend([&b"X"[..], &(command.len() as u32).to_le_bytes(), command.as_bytes()].concat());
+    pickle.extend(b"\x85Rs.");
+    for (bytes, container) in [(pickle.clone(), "Python"), (zip("a/data.pkl", &pickle), "zip")] {
+        fs::write(&path, &bytes).unwrap();
+        let answer = inspect(&path).unwrap();
+        assert!(answer.what.contains(container), "{answer}");
+        assert!(!target.exists());
+    }
+    // With PyTorch's own functions beside it, the strange one is pointed out.
+    let torch = [&b"ctorch\nFloatStorage\n"[..], &pickle].concat();
+    fs::write(&path, zip("a/data.pkl", &torch)).unwrap();
+    let answer = inspect(&path).unwrap();
+    assert_is(&answer, Kind::Pickle, "a textual-inversion embedding in a PyTorch pickle");
+    assert!(answer.to_string().contains("code beyond tensors: os.system"), "{answer}");
+    assert!(!target.exists());
+
+    // Lengths that reach beyond the end, lists of members that are none.
+    let whole = zip("a/data.pkl", &torch);
+    for end in 0..whole.len() {
+        fs::write(&path, &whole[..end]).unwrap();
+        inspect(&path).unwrap();
+    }
+}
+
+#[test]
+fn a_damaged_file_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.safetensors");
+    write(&path, &tensors(&[("a", &[4])]), None);
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    assert!(matches!(inspect(&path), Err(Error::Damaged { .. })));
+    assert!(matches!(inspect(&folder.path().join("no such file")), Err(Error::Io(_))));
+}
+
+#[test]
+fn hashes_are_taken_when_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.safetensors");
+    let metadata = json!({ "sshs_model_hash": "e3b0c44298fc1c149afbf4c8996fb924" });
+    write(&path, &tensors(&[("emb_params", &[1, 2])]), Some(&metadata));
+    let mut answer = inspect(&path).unwrap();
+    assert!(answer.hashes.is_none());
+    answer.hash().unwrap();
+    let hashes = answer.hashes.as_ref().unwrap();
+    // SHA-256 of four zero bytes.
+    assert_eq!(hashes.auto_v3, "df3f619804a9");
+    assert!(hashes.sha256.starts_with(&hashes.auto_v2));
+    assert_eq!(hashes.stored_matches, Some(false));
+}
+
+#[test]
+fn the_starter_is_known() {
+    let starter = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/starter");
+    let answer = inspect(&starter.join("model")).unwrap();
+    assert_is(&answer, Kind::BaseModel, "an SD 1.x base model in a diffusers folder");
+    assert!(answer.usable);
+    assert_eq!(answer.prediction.as_deref(), Some("v_prediction"));
+    for (name, what) in [
+        ("ink", "a LoCon adapter for SD 1.x"),
+        ("pixel-diffusers-naming", "a LoCon adapter for SD 1.x"),
+        ("watercolor", "a LoHa adapter for SD 1.x"),
+    ] {
+        let answer = inspect(&starter.join(format!("adapters/{name}.safetensors"))).unwrap();
+        assert_is(&answer, Kind::Adapter, what);
+        assert!(answer.usable);
+        assert_eq!(answer.family.as_ref().unwrap().context, Some(256));
+    }
+}
+
+/// Path below the folder of third-party files, kind, part of what is said.
+const FILES: &[(&str, Kind, &str)] = &[
+    ("lora/simo_sd15_analog_svd_rank4.safetensors", Kind::Adapter, "a LoRA adapter for SD 1.x"),
+    ("lora/simo_sd15_lora_disney.safetensors", Kind::Adapter, "a LoRA adapter for SD 1.x"),
+    ("lora/smart_falcon_16_lokr.safetensors", Kind::Adapter, "a LoKr adapter for SD 1.x"),
+    ("lora/diffusers_current_sd15_pokemon.safetensors", Kind::Adapter, "a LoRA adapter for SD 1.x"),
+    ("lora/simo_sd2_lora_kiriko.text_encoder.pt", Kind::Pickle, "a list of 184 tensors"),
+    ("embeddings/a1111_sd21_charturner.pt", Kind::Pickle, "a textual-inversion embedding"),
+    ("embeddings/diffusers_birb_learned_embeds.bin", Kind::Pickle, "`<birb-style>`"),
+    ("embeddings/diffusers_frida_10vec_learned_embeds.bin", Kind::Pickle, "`<frida>`"),
+    ("embeddings/simo_sd15_lora_kiriko2.ti.pt", Kind::Pickle, "`<krk>`"),
+    ("embeddings/EasyNegative.safetensors", Kind::Embedding, "a textual-inversion embedding"),
+    ("embeddings/invoke_test_embedding.safetensors", Kind::Embedding, "embedding"),
+    ("embeddings/reject_prompt_embeds_1x77x768_cat.pt", Kind::Pickle, "a single tensor"),
+    ("tiny-sd", Kind::BaseModel, "SD 1.x model in a diffusers folder"),
+    ("tiny-sd/text_encoder/pytorch_model.bin", Kind::Pickle, "a text encoder"),
+    ("tiny-sd/vae/diffusion_pytorch_model.bin", Kind::Pickle, "a VAE"),
+    ("tiny-sd/text_encoder", Kind::Configuration, "clip_text_model"),
+    ("tokenizer", Kind::Tokenizer, "a tokenizer"),
+    ("tokenizer/merges.txt", Kind::Tokenizer, "merges"),
+    ("diffusers-config/sd15-dreamshaper-8", Kind::BaseModel, "an SD 1.x model"),
+    ("diffusers-config/sd15-dreamshaper-8-inpainting", Kind::BaseModel, "an SD 1.x model"),
+    ("diffusers-config/sdxl-juggernaut-v9", Kind::BaseModel, "an SDXL model"),
+    ("diffusers-config/sd21-768-v", Kind::BaseModel, "an SD 2.x model"),
+    ("diffusers-config/vae-sdxl", Kind::Configuration, "AutoencoderKL"),
+    ("peft/regression/lora_mlp", Kind::Configuration, "LoRA for MLP"),
+    ("peft/regression/lora_mlp/adapter_model.bin", Kind::Pickle, "a LoRA adapter"),
+    ("peft/regression/ia3_mlp/adapter_model.bin", Kind::Pickle, "an (IA)³ adapter"),
+    ("peft/regression/adalora_mlp/adapter_model.bin", Kind::Pickle, "an AdaLoRA adapter"),
+    ("peft/anime-style/sd15/text_encoder", Kind::Adapter, "a LoRA adapter for SD 1.x"),
+    ("peft/anime-style/sd15", Kind::Configuration, "UNet2DConditionModel"),
+    ("peft/anime-style/sd15/unet", Kind::Configuration, "UNet2DConditionModel"),
+    ("images/a1111_v1.4.0_lora_hashes_axe14.png", Kind::Picture, "a PNG picture"),
+    ("images/sdnext_usercomment_utf16be.jpg", Kind::Picture, "a JPEG picture"),
+    ("SOURCES.md", Kind::Other, "a text file"),
+];
+
+#[test]
+fn third_party_files_are_known() {
+    let Some(files) = shared("files") else { return };
+    for (name, kind, what) in FILES {
+        assert_is(&inspect(&files.join(name)).unwrap(), *kind, what);
+    }
+    let mut answer = inspect(&files.join("lora/smart_falcon_16_lokr.safetensors")).unwrap();
+    answer.hash().unwrap();
+    assert_eq!(answer.hashes.unwrap().stored_matches, Some(true));
+    // And everything else gets an answer.
+    let mut folders = vec![files];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let answer = inspect(&path).unwrap();
+            println!("{answer}");
+            if path.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+}
+
+/// Listing of a real file's names and shapes, kind, part of what is said, number of modules.
+const LISTINGS: &[(&str, Kind, &str, usize)] = &[
+    ("flux_peft_adapter_reject", Kind::Adapter, "a LoRA adapter for FLUX", 381),
+    ("sd15_controlnet_canny_reject", Kind::OtherModel, "a ControlNet", 0),
+    ("sd15_dreamshaper8_vae", Kind::Component, "a VAE with 4 latent channels", 0),
+    ("sd15_kohya_shinkai_makoto_offset", Kind::Adapter, "a LoRA adapter for SD 1.x", 264),
+    ("sdxl_juggernaut_v9_text_encoder", Kind::Component, "text encoder of width 768", 0),
+    ("sdxl_juggernaut_v9_text_encoder_2", Kind::Component, "text encoder of width 1280", 0),
+    ("sdxl_juggernaut_v9_unet", Kind::Component, "the UNet of an SDXL model", 0),
+    ("sdxl_juggernaut_v9_vae", Kind::Component, "a VAE with 4 latent channels", 0),
+    ("sdxl_kohya_ldm_naming_alien_style", Kind::Adapter, "a LoRA adapter for SDXL", 986),
+];
+
+#[test]
+fn third_party_listings_are_known() {
+    let Some(listings) = shared("files/headers-only") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for (name, kind, what, modules) in LISTINGS {
+        let text = fs::read_to_string(listings.join(format!("{name}.json"))).unwrap();
+        let listing: Map<String, Value> = serde_json::from_str(&text).unwrap();
+        let list: Vec<(String, &str, Vec<usize>)> = listing
+            .iter()
+            .filter(|(_, value)| value.get("shape").is_some())
+            .map(|(name, value)| {
+                let shape = serde_json::from_value(value["shape"].clone()).unwrap();
+                let dtype = if value["dtype"] == "torch.int64" { "I64" } else { "F16" };
+                (name.clone(), dtype, shape)
+            })
+            .collect();
+        let path = folder.path().join("a.safetensors");
+        write(&path, &list, listing.get("metadata_key_for_stripped_models"));
+        let answer = inspect(&path).unwrap();
+        println!("{answer}");
+        assert_is(&answer, *kind, what);
+        let found = answer.adapter.as_ref().map_or(0, |adapter| adapter.modules.values().sum());
+        assert_eq!(found, *modules, "{name}");
+    }
+}

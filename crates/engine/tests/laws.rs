@@ -1,0 +1,377 @@
+//! What must hold whatever the numbers are: the laws of stacks, of repetition, and of stopping.
+//!
+//! Bits are compared, never closeness: a law that holds nearly does not hold.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{collections::HashMap, ops::ControlFlow, path::PathBuf};
+
+use candle_core::{Device, Tensor, safetensors};
+use engine::{
+    AdapterUse, DeviceId, Engine, Error, Output, Phase, Precision, Progress, Request,
+    sample::{SAMPLERS, schedule::SCHEDULES},
+    testing::{
+        Dice, adapter, apart, generate, repository, request, tensors, write, write_adapter,
+        write_folder, write_single_file,
+    },
+};
+use tempfile::TempDir;
+
+/// The tiny model with three adapters for it.
+struct Studio {
+    folder: TempDir,
+    engine: Engine,
+}
+
+impl Studio {
+    fn new() -> Studio {
+        let folder = tempfile::tempdir().unwrap();
+        write_folder("tiny", &folder.path().join("model"));
+        for name in ["a", "b", "c"] {
+            write_adapter("tiny", name, &folder.path().join(format!("{name}.safetensors")));
+        }
+        Studio { folder, engine: open(None) }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A stack, by the adapters' letters.
+    fn stack(&self, weights: &[(&str, f64)]) -> Request {
+        let adapters = weights
+            .iter()
+            .map(|(name, weight)| adapter(&self.file(&format!("{name}.safetensors")), *weight))
+            .collect();
+        Request { adapters, steps: 2, ..request(&self.file("model")) }
+    }
+
+    fn bits(&mut self, request: &Request) -> Bits {
+        bits(&generate(&mut self.engine, request).unwrap())
+    }
+}
+
+fn open(threads: Option<usize>) -> Engine {
+    Engine::open(DeviceId::Cpu, threads).unwrap()
+}
+
+/// Everything of an output that depends on numbers, to the last bit.
+type Bits = (Vec<u32>, Vec<u32>, Vec<u8>);
+
+fn bits(output: &Output) -> Bits {
+    let of = |tensor: &Tensor| -> Vec<u32> {
+        let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+        values.into_iter().map(f32::to_bits).collect()
+    };
+    (of(&output.latents), of(&output.conditioning.cond), output.image.pixels.clone())
+}
+
+// --- stacks ----------------------------------------------------------------------------------
+
+#[test]
+fn weight_0_changes_no_bit() {
+    let mut studio = Studio::new();
+    let plain = studio.bits(&studio.stack(&[]));
+    let stacked = studio.bits(&studio.stack(&[("a", 0.8)]));
+    assert!(plain != stacked, "the adapter does something at all");
+    assert!(plain.1 != stacked.1, "and to the text encoder too");
+
+    assert!(plain == studio.bits(&studio.stack(&[("a", 0.0)])), "weight 0");
+    assert!(plain == studio.bits(&studio.stack(&[("a", -0.0), ("b", 0.0)])), "weight -0");
+    assert!(stacked == studio.bits(&studio.stack(&[("b", 0.0), ("a", 0.8)])), "0 beside another");
+}
+
+#[test]
+fn each_network_has_its_own_weight() {
+    let mut studio = Studio::new();
+    let plain = studio.bits(&studio.stack(&[]));
+    let path = studio.file("a.safetensors");
+    let with = |unet_weight, text_encoder_weight| Request {
+        adapters: vec![AdapterUse { path: path.clone(), unet_weight, text_encoder_weight }],
+        ..studio.stack(&[])
+    };
+    let (unet, text_encoder) = (with(1.0, 0.0), with(0.0, 1.0));
+    let unet = studio.bits(&unet);
+    assert!(unet.1 == plain.1 && unet.0 != plain.0, "the UNet alone leaves the prompt");
+    let text_encoder = studio.bits(&text_encoder);
+    assert!(text_encoder.1 != plain.1 && text_encoder.0 != unet.0);
+}
+
+/// However a stack came about, its picture is that of an engine which knows nothing else.
+#[test]
+fn a_hundred_changes_leave_no_trace() {
+    let mut studio = Studio::new();
+    let one_step = |studio: &Studio, stack: &[_]| Request { steps: 1, ..studio.stack(stack) };
+    let plain = studio.bits(&one_step(&studio, &[]));
+    let mut dice = Dice(7);
+    let mut stack = Vec::new();
+    for round in 0..100 {
+        dice.change(&mut stack);
+        let request = one_step(&studio, &stack);
+        let now = studio.bits(&request);
+        if round % 10 == 9 {
+            let fresh = bits(&generate(&mut open(None), &request).unwrap());
+            assert!(now == fresh, "round {round}: {stack:?} differs from a fresh engine");
+        }
+    }
+    assert!(plain == studio.bits(&one_step(&studio, &[])), "the empty stack after all");
+}
+
+#[test]
+fn order_changes_no_bit() {
+    let mut studio = Studio::new();
+    let stack = [("a", 0.7), ("b", -0.3), ("c", 1.2)];
+    let first = studio.bits(&studio.stack(&stack));
+    for order in [[0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let moved = order.map(|i| stack[i]);
+        assert!(first == studio.bits(&studio.stack(&moved)), "{moved:?}");
+        let fresh = bits(&generate(&mut open(None), &studio.stack(&moved)).unwrap());
+        assert!(first == fresh, "{moved:?} in a fresh engine");
+    }
+}
+
+/// The same file twice counts with the sum of its weights.
+#[test]
+fn an_adapter_and_its_negative_cancel() {
+    let mut studio = Studio::new();
+    let plain = studio.bits(&studio.stack(&[]));
+    assert!(plain == studio.bits(&studio.stack(&[("a", 0.75), ("a", -0.75)])));
+    let one = studio.bits(&studio.stack(&[("a", 0.75)]));
+    assert!(one == studio.bits(&studio.stack(&[("a", 0.5), ("a", 0.25)])));
+}
+
+/// An unchanged stack makes nothing again, and a slider only what its adapter acts on.
+#[test]
+fn a_slider_costs_the_modules_of_its_adapter() {
+    let mut studio = Studio::new();
+    let mut factors = safetensors::load(studio.file("b.safetensors"), &Device::Cpu).unwrap();
+    factors.retain(|name, _| name.starts_with("lora_unet_"));
+    write(&factors, &studio.file("unet.safetensors"));
+
+    // Everything but the encoder of the VAE, which only img2img needs.
+    let all = tensors("tiny").into_keys().filter(|name| name.ends_with(".weight"));
+    let all =
+        all.filter(|name| !name.starts_with("vae.encoder.") && *name != "vae.quant_conv.weight");
+    // Four attentions of eight matrices in the UNet, three layers of four in the text encoder.
+    let (unet, text_encoder) = (4 * 8, 3 * 4);
+    for (stack, phase, made) in [
+        ([("a", 0.5), ("unet", 0.5)], Phase::Load, all.count()),
+        ([("a", 0.5), ("unet", 0.5)], Phase::Patch, 0),
+        ([("a", 0.6), ("unet", 0.5)], Phase::Patch, unet + text_encoder),
+        ([("a", 0.6), ("unet", 0.4)], Phase::Patch, unet),
+        ([("unet", 0.4), ("a", 0.6)], Phase::Patch, 0),
+        ([("unet", 0.4), ("a", 0.0)], Phase::Patch, unet + text_encoder),
+    ] {
+        let request = Request { steps: 1, ..studio.stack(&stack) };
+        let mut seen = Vec::new();
+        let mut watch = |progress: Progress<'_>| {
+            if matches!(progress.phase, Phase::Load | Phase::Patch) {
+                seen.push((progress.phase, progress.done, progress.total));
+            }
+            ControlFlow::Continue(())
+        };
+        studio.engine.generate(&request, &mut watch).unwrap();
+        assert_eq!(seen.last(), Some(&(phase, made, made)), "{stack:?}");
+    }
+}
+
+/// One adapter in two spellings.
+#[test]
+fn spelling_changes_no_bit() {
+    let mut engine = open(None);
+    let mut with = |name: &str| {
+        let path = repository("assets/starter/adapters").join(name);
+        let request = Request {
+            adapters: vec![adapter(&path, 0.7)],
+            steps: 1,
+            ..request(&repository("assets/starter/model"))
+        };
+        bits(&generate(&mut engine, &request).unwrap())
+    };
+    assert!(with("pixel.safetensors") == with("pixel-diffusers-naming.safetensors"));
+}
+
+// --- repetition ------------------------------------------------------------------------------
+
+#[test]
+fn the_same_request_gives_the_same_bytes() {
+    let mut studio = Studio::new();
+    for sampler in SAMPLERS {
+        let request = Request { sampler, steps: 3, ..studio.stack(&[("a", 0.5)]) };
+        let first = studio.bits(&request);
+        assert!(first == studio.bits(&request), "{}: again", sampler.id);
+        let other_seed = Request { seed: 4, ..request.clone() };
+        assert!(first != studio.bits(&other_seed), "{}: another seed", sampler.id);
+    }
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let studio = Studio::new();
+    write_folder("sd15", &studio.file("sd15"));
+    for model in ["model", "sd15"] {
+        // Large enough for the work to be divided.
+        let request = Request {
+            checkpoint: studio.file(model),
+            width: 128,
+            height: 192,
+            steps: 1,
+            ..studio.stack(&[])
+        };
+        let one = bits(&generate(&mut open(Some(1)), &request).unwrap());
+        for threads in [2, 3] {
+            let more = bits(&generate(&mut open(Some(threads)), &request).unwrap());
+            assert!(one == more, "{model} with {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn layout_changes_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (diffusers, original) =
+        (folder.path().join("sd15"), folder.path().join("sd15.safetensors"));
+    write_folder("sd15", &diffusers);
+    write_single_file(&original);
+    let request = Request { steps: 2, ..request(&diffusers) };
+    let first = bits(&generate(&mut open(None), &request).unwrap());
+    let single = Request { checkpoint: original.clone(), ..request.clone() };
+    assert!(first == bits(&generate(&mut open(None), &single).unwrap()), "a single file");
+
+    // Either layout's VAE does for the other, and for a model with a VAE of its own.
+    for vae in [diffusers.join("vae"), original] {
+        let request = Request { vae: Some(vae.clone()), ..request.clone() };
+        assert!(first == bits(&generate(&mut open(None), &request).unwrap()), "{vae:?} as VAE");
+    }
+}
+
+#[test]
+fn a_few_steps_of_anything_are_finite() {
+    let mut studio = Studio::new();
+    for &sampler in SAMPLERS {
+        for &schedule in SCHEDULES {
+            for steps in [1, 2, 3] {
+                let request = Request { sampler, schedule, steps, ..studio.stack(&[]) };
+                let made = generate(&mut studio.engine, &request);
+                let name = format!("{} {} {steps}", sampler.id, schedule.id);
+                let (latents, ..) = bits(&made.unwrap_or_else(|error| panic!("{name}: {error}")));
+                assert!(latents.iter().all(|&x| f32::from_bits(x).is_finite()), "{name}");
+            }
+        }
+    }
+}
+
+/// Half precision is for memory; the picture stays the same picture.
+#[test]
+fn half_precision_stays_near_f32() {
+    let mut studio = Studio::new();
+    let full = Request { steps: 8, ..studio.stack(&[("a", 0.5)]) };
+    let reference = generate(&mut studio.engine, &full).unwrap();
+    let bits_before = bits(&reference);
+    for (precision, limit) in [(Precision::F16, 1e-2), (Precision::Bf16, 1e-1)] {
+        let request = Request { precision, ..full.clone() };
+        let output = generate(&mut studio.engine, &request).unwrap();
+        let apart = apart(&output.latents, &reference.latents);
+        assert!(0.0 < apart && apart < limit, "{precision:?}: {apart:e} from f32");
+        assert_eq!(output.warnings, [String::new(); 0]);
+        assert!(bits(&output) == studio.bits(&request), "{precision:?}: again");
+        assert!(bits_before == studio.bits(&full), "f32 after {precision:?}");
+    }
+}
+
+// --- stopping --------------------------------------------------------------------------------
+
+/// Nothing is computed after the watch has said no, wherever that was, and the engine goes on.
+#[test]
+fn cancelling_takes_effect_at_the_next_look() {
+    let mut studio = Studio::new();
+    let request = Request { steps: 4, ..studio.stack(&[("a", 0.5)]) };
+    let undisturbed = studio.bits(&request);
+
+    let mut seen = 0;
+    loop {
+        // A fresh engine, so that loading can be stopped too.
+        let mut engine = open(None);
+        let (stop_at, mut looks) = (seen, 0);
+        let mut watch = |_: Progress<'_>| {
+            looks += 1;
+            if looks > stop_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        match engine.generate(&request, &mut watch) {
+            Err(Error::Cancelled) => assert_eq!(looks, stop_at + 1, "not asked again"),
+            Ok(_) => break,
+            Err(error) => panic!("{error}"),
+        }
+        assert!(undisturbed == bits(&generate(&mut engine, &request).unwrap()), "look {seen}");
+        seen += 1;
+    }
+    assert!(seen > 8, "there were looks at loading, encoding, each step and decoding: {seen}");
+}
+
+/// What is done grows from nothing to what was announced; a progress bar never runs back.
+#[test]
+fn progress_goes_forward() {
+    let mut studio = Studio::new();
+    let request = studio.stack(&[("a", 0.5)]);
+    let mut seen: Vec<(Phase, usize, usize)> = Vec::new();
+    let mut watch = |progress: Progress<'_>| {
+        seen.push((progress.phase, progress.done, progress.total));
+        ControlFlow::Continue(())
+    };
+    studio.engine.generate(&request, &mut watch).unwrap();
+    // The first says that the headers are read, and nothing of how much there is.
+    for pair in seen[1..].windows(2) {
+        let ((phase, done, total), (next_phase, next_done, next_total)) = (pair[0], pair[1]);
+        if phase == next_phase {
+            assert!(done < next_done && total == next_total, "{pair:?}");
+        } else {
+            assert_eq!(next_done, 0, "{pair:?}");
+        }
+    }
+    for phase in [Phase::Load, Phase::Sample] {
+        let last = seen.iter().rfind(|(other, ..)| *other == phase).unwrap();
+        assert_eq!(last.1, last.2, "{phase:?} ends with everything done");
+    }
+}
+
+/// Each UNet call is followed by a look, so that cancelling takes one call at most.
+#[test]
+fn every_unet_call_is_announced() {
+    let mut studio = Studio::new();
+    for (sampler, calls) in [("euler", 5), ("heun", 9), ("dpmpp_sde", 9), ("unipc", 5)] {
+        let request =
+            Request { steps: 5, sampler: engine::testing::sampler(sampler), ..studio.stack(&[]) };
+        let mut done = Vec::new();
+        let mut watch = |progress: Progress<'_>| {
+            if let (Phase::Sample, Some(_)) = (progress.phase, progress.denoised) {
+                assert_eq!(progress.total, calls, "{sampler}");
+                done.push(progress.done);
+            }
+            ControlFlow::Continue(())
+        };
+        studio.engine.generate(&request, &mut watch).unwrap();
+        assert_eq!(done, (1..=calls).collect::<Vec<_>>(), "{sampler}");
+    }
+}
+
+#[test]
+fn an_adapter_with_nan_is_named() {
+    let mut studio = Studio::new();
+    let good = studio.file("a.safetensors");
+    let mut tensors: HashMap<String, Tensor> = safetensors::load(&good, &Device::Cpu).unwrap();
+    let name =
+        tensors.keys().filter(|name| name.ends_with("lora_up.weight")).min().unwrap().clone();
+    let shape = tensors[&name].dims().to_vec();
+    let mut values = vec![0.5f32; shape.iter().product()];
+    values[3] = f32::NAN;
+    tensors.insert(name.clone(), Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
+    write(&tensors, &studio.file("broken.safetensors"));
+
+    let plain = studio.bits(&studio.stack(&[("a", 0.5)]));
+    let broken = studio.stack(&[("a", 0.5), ("broken", 0.5)]);
+    let error = generate(&mut studio.engine, &broken).unwrap_err();
+    assert!(matches!(error, Error::NotFinite { .. }), "{error}");
+    let message = error.to_string();
+    assert!(message.contains("broken.safetensors"), "{message}");
+    assert!(plain == studio.bits(&studio.stack(&[("a", 0.5)])), "the engine goes on");
+}
