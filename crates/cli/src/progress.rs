@@ -57,7 +57,7 @@ impl Watcher {
         let style = ProgressStyle::with_template("{msg:>30} {bar:32} {pos}/{len}{prefix}")
             .expect("the template is correct")
             .progress_chars("━━─");
-        let bar = ProgressBar::new(1).with_style(style).with_message("looking for models");
+        let bar = ProgressBar::new(1).with_style(style);
         Watcher {
             bar,
             prefix: String::new(),
@@ -74,6 +74,8 @@ impl Watcher {
             if count == 1 { String::new() } else { format!("picture {}/{count}: ", index + 1) };
         self.phase = None;
         self.first_step = self.timings.step_s.len();
+        self.bar.set_prefix("");
+        self.bar.set_message(format!("{}looking for models", self.prefix));
     }
 
     /// For the engine: draws, measures, and stops if Ctrl-C was pressed.

@@ -229,7 +229,12 @@ impl Library {
     fn locate(&self, kind: Kind, wanted: &FileRef) -> Result<(PathBuf, String)> {
         let name = wanted.name.as_str();
         let as_path = Path::new(name);
-        let by_path = || (as_path.to_owned(), model_name(as_path));
+        let by_path = || {
+            // A recipe should name what the library finds again.
+            let entry = self.entries.iter().find(|entry| same_file(&entry.path, as_path));
+            let name = entry.map_or_else(|| model_name(as_path), |entry| entry.name.clone());
+            (as_path.to_owned(), name)
+        };
         // A plain word is a name first, so that a folder which happens to be here does not get in the
         // way.
         let is_word = as_path.components().count() == 1 && as_path.extension().is_none();
@@ -638,6 +643,8 @@ mod tests {
             let params = library.defaults(&FileRef::named(name)).unwrap();
             assert_eq!((params.width, params.height, params.guidance_scale), (128, 128, 4.0));
             assert_eq!(params.prompt, "a fox on a light blue background");
+            let found = library.find(Kind::BaseModel, &FileRef::named(name)).unwrap();
+            assert_eq!(found.reference.name, "starter");
         }
         let params = library.defaults(&FileRef::named("other")).unwrap();
         assert_eq!((params.width, params.steps, params.prompt.as_str()), (512, 20, ""));
