@@ -33,7 +33,9 @@ pub(crate) enum Command {
     Bench(BenchArgs),
 }
 
+// The last of an option that is given twice counts, so that a script's options can be overridden.
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
     pub(crate) picture: PictureArgs,
@@ -64,6 +66,7 @@ pub(crate) struct GenerateArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     pub(crate) picture: PictureArgs,

@@ -258,13 +258,13 @@ impl<'a> Run<'a> {
         if let Some(noise) = &mut params.noise {
             noise.index += index;
         }
+        self.watcher.begin(index, count);
         let Resolved { params, request, warnings } = resolve(&params, &self.library)?;
         warnings.into_iter().for_each(|warning| self.warn(warning));
         if progress::cancelled() {
             return Err(engine::Error::Cancelled.into());
         }
 
-        self.watcher.begin(index, count);
         let watcher = &mut self.watcher;
         let made = self.engine.generate(&request, &mut |progress| watcher.watch(progress));
         self.watcher.end();

@@ -40,12 +40,15 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &Error) -> ExitCode {
+    if error.code() == Code::Cancelled {
+        output::note("cancelled");
+        return ExitCode::from(CANCELLED);
+    }
     output::note(&format!("error: {error}"));
     if let Some(hint) = error.suggestion() {
         output::note(&format!("hint: {hint}"));
     }
     match error.code() {
-        Code::Cancelled => ExitCode::from(CANCELLED),
         // As clap ends for options that it refuses itself.
         Code::InvalidParams { .. } => ExitCode::from(2),
         _ => ExitCode::FAILURE,

@@ -3,7 +3,7 @@
 use std::{
     ops::ControlFlow,
     sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use engine::{Phase, Progress};
@@ -54,10 +54,10 @@ pub(crate) struct Watcher {
 
 impl Watcher {
     pub(crate) fn new() -> Watcher {
-        let style = ProgressStyle::with_template("{msg:>24} {wide_bar} {pos}/{len} {prefix}")
+        let style = ProgressStyle::with_template("{msg:>30} {bar:32} {pos}/{len}{prefix}")
             .expect("the template is correct")
             .progress_chars("━━─");
-        let bar = ProgressBar::new(0).with_style(style);
+        let bar = ProgressBar::new(1).with_style(style);
         Watcher {
             bar,
             prefix: String::new(),
@@ -70,9 +70,12 @@ impl Watcher {
 
     /// Begins the next picture of a batch.
     pub(crate) fn begin(&mut self, index: usize, count: usize) {
-        self.prefix = if count == 1 { String::new() } else { format!("{}/{count} ", index + 1) };
+        self.prefix =
+            if count == 1 { String::new() } else { format!("picture {}/{count}: ", index + 1) };
         self.phase = None;
         self.first_step = self.timings.step_s.len();
+        self.bar.set_prefix("");
+        self.bar.set_message(format!("{}looking for models", self.prefix));
     }
 
     /// For the engine: draws, measures, and stops if Ctrl-C was pressed.
@@ -134,16 +137,17 @@ impl Watcher {
                 Phase::Sample => "sampling",
                 Phase::Decode => "decoding",
             };
+            // Also forgets how fast the phase before was.
             self.bar.reset();
+            self.bar.set_length(progress.total as u64);
+            self.bar.set_prefix("");
             self.bar.set_message(format!("{}{doing}", self.prefix));
         }
         self.bar.set_length(progress.total as u64);
         self.bar.set_position(progress.done as u64);
-        let left = Duration::from_secs(self.bar.eta().as_secs());
-        self.bar.set_prefix(if progress.phase == Phase::Sample && progress.done > 0 {
-            format!("{left:?} left")
-        } else {
-            String::new()
-        });
+        if progress.phase == Phase::Sample && progress.done > 0 {
+            let left = self.bar.eta().as_secs();
+            self.bar.set_prefix(format!(", {}:{:02} left", left / 60, left % 60));
+        }
     }
 }

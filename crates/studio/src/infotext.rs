@@ -440,6 +440,22 @@ mod tests {
     }
 
     #[test]
+    fn every_sampler_and_schedule_comes_back() {
+        for sampler in SAMPLERS {
+            for schedule in SCHEDULES {
+                let params = GenerationParams {
+                    sampler: sampler.id.into(),
+                    schedule: schedule.id.into(),
+                    ..GenerationParams::default()
+                };
+                let (back, warnings) = read_params(&write(&params));
+                assert_eq!((back.sampler, back.schedule), (params.sampler, params.schedule));
+                assert_eq!(warnings, [""; 0]);
+            }
+        }
+    }
+
+    #[test]
     fn what_is_not_honored_is_named() {
         let (params, warnings) = read_params(
             "x\nNegative prompt: \nSteps: 20, Sampler: DPM adaptive, CFG scale: 7, Seed: 1, ENSD: 31337, \

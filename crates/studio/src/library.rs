@@ -188,7 +188,7 @@ impl Library {
     pub fn find(&self, kind: Kind, wanted: &FileRef) -> Result<Found> {
         let (path, name) = self.locate(kind, wanted)?;
         let hashes = self.hashes.hashes(&path)?;
-        if !agrees(wanted, &hashes) {
+        if !agrees(wanted, &hashes) && !noted_by_trainer(wanted, &path) {
             // Another file has taken the name. The right one may be here under another.
             if let Some((path, name, hashes)) = self.by_hash(kind, wanted) {
                 return Ok(found(path, name, hashes, None));
@@ -229,7 +229,12 @@ impl Library {
     fn locate(&self, kind: Kind, wanted: &FileRef) -> Result<(PathBuf, String)> {
         let name = wanted.name.as_str();
         let as_path = Path::new(name);
-        let by_path = || (as_path.to_owned(), model_name(as_path));
+        let by_path = || {
+            // A recipe should name what the library finds again.
+            let entry = self.entries.iter().find(|entry| same_file(&entry.path, as_path));
+            let name = entry.map_or_else(|| model_name(as_path), |entry| entry.name.clone());
+            (as_path.to_owned(), name)
+        };
         // A plain word is a name first, so that a folder which happens to be here does not get in the
         // way.
         let is_word = as_path.components().count() == 1 && as_path.extension().is_none();
@@ -329,7 +334,7 @@ impl Library {
         if (1..=8).contains(&names.len()) {
             let names: Vec<_> = names.into_iter().collect();
             return error
-                .hint(format!("there are `{}`; a path can be given, too", names.join("`, `")));
+                .hint(format!("known: `{}`; a path can be given, too", names.join("`, `")));
         }
         let folders: Vec<_> =
             self.searched.iter().map(|folder| format!("`{}`", folder.display())).collect();
@@ -379,6 +384,13 @@ fn agrees(wanted: &FileRef, found: &Hashes) -> bool {
     };
     fits(&wanted.sha256, Some(&found.sha256))
         && fits(&wanted.data_sha256, found.data_sha256.as_ref())
+}
+
+/// Whether an adapter is wanted by the hash that its trainer noted in it. A1111 believes that one, even
+/// where it is not the file's.
+fn noted_by_trainer(wanted: &FileRef, path: &Path) -> bool {
+    let Ok(file) = TensorFile::open(path) else { return false };
+    says(wanted.data_sha256.as_ref(), file.metadata().get("sshs_model_hash"))
 }
 
 /// Whether a wanted hash, maybe shortened, is that of a file.
@@ -631,6 +643,8 @@ mod tests {
             let params = library.defaults(&FileRef::named(name)).unwrap();
             assert_eq!((params.width, params.height, params.guidance_scale), (128, 128, 4.0));
             assert_eq!(params.prompt, "a fox on a light blue background");
+            let found = library.find(Kind::BaseModel, &FileRef::named(name)).unwrap();
+            assert_eq!(found.reference.name, "starter");
         }
         let params = library.defaults(&FileRef::named("other")).unwrap();
         assert_eq!((params.width, params.steps, params.prompt.as_str()), (512, 20, ""));
@@ -648,7 +662,7 @@ mod tests {
         };
         assert!(hint("noen").contains("did you mean `neon`"));
         assert!(hint("water").contains("`watercolor`"));
-        assert!(hint("something else").contains("`ink`, `neon`"));
+        assert!(hint("something else").contains("known: `ink`, `neon`"));
         assert!(!hint("starte").contains("starter"), "a base model is no adapter");
     }
 
@@ -688,6 +702,11 @@ mod tests {
         let data_sha256 = neon.reference.data_sha256.as_ref().map(|hash| hash[..12].to_uppercase());
         let short = FileRef { name: "neon".into(), sha256: None, data_sha256 };
         assert_eq!(library.find(Kind::Adapter, &short).unwrap(), neon);
+        // As A1111 takes them from the metadata.
+        let file = TensorFile::open(&neon.path).unwrap();
+        let noted = file.metadata()["sshs_model_hash"].clone();
+        let noted = FileRef { name: "neon".into(), sha256: None, data_sha256: Some(noted) };
+        assert_eq!(library.find(Kind::Adapter, &noted).unwrap(), neon);
         // A file that is not here.
         let sha256 = Some("0".repeat(64));
         let gone = FileRef { name: "neon".into(), sha256, data_sha256: None };
