@@ -2,6 +2,8 @@
 //!
 //! `tests/golden/text/make.py` ran them and wrote the JSON files beside it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
 use std::path::{Path, PathBuf};
 
 use engine::text::{
