@@ -29,8 +29,7 @@ setup:
 run: setup
 	cargo build --release --locked -p impasto
 	target/release/impasto generate \
-	  --prompt "a fox on a light blue background, neon style, ink drawing style" \
-	  --lora neon=0.8 --lora ink=0.4 --seed 7
+	  --prompt "a fox on a light blue background" --lora neon=0.8 --lora ink=0.4 --seed 11
 
 test: setup
 	cargo fmt --all --check
