@@ -176,8 +176,7 @@ impl Engine {
         let (stack, report) =
             self.adapters.stack(&request.adapters, &loaded.modules, &checkpoint, architecture)?;
 
-        let phase = if current { Phase::Patch } else { Phase::Load };
-        loaded.patch(&stack, request, phase, watch)?;
+        loaded.patch(&stack, request, !current, watch)?;
         Ok((loaded, report))
     }
 }
@@ -232,27 +231,41 @@ impl Loaded {
     }
 
     /// Brings weights and networks to what the request and its stack make of them.
+    ///
+    /// On a model that was just opened, weights that no adapter touches belong to loading; everything
+    /// else is patching.
     fn patch(
         &mut self,
         stack: &[Coat],
         request: &Request,
-        phase: Phase,
+        opened: bool,
         watch: &mut Watch<'_>,
     ) -> Result<()> {
         let (precision, encoder) = (request.precision, request.init.is_some());
         let outdated = self.weights.outdated(self.modules.keys().cloned(), stack, precision);
+        let (plain, patched): (Vec<_>, Vec<_>) =
+            outdated.into_iter().partition(|(_, recipe)| opened && recipe.is_empty());
         let vae = vae_modules(self.vae_tensors(), encoder);
-        let vae_outdated = self.vae_weights.outdated(vae.into_iter(), &[], precision);
-        let mut tally = Tally::new(phase, outdated.len() + vae_outdated.len(), watch)?;
+        let vae = self.vae_weights.outdated(vae.into_iter(), &[], precision);
 
-        let changed = !outdated.is_empty() || !vae_outdated.is_empty();
+        let changed = !(plain.is_empty() && patched.is_empty() && vae.is_empty());
         if changed || self.networks.as_ref().is_none_or(|n| encoder && n.encoder.is_none()) {
             // The networks share the layers: dropping them first lets the old weights go before the
             // new ones are made.
             self.networks = None;
-            self.weights.make(&self.checkpoint.tensors, stack, outdated, &mut tally)?;
-            let tensors = self.vae.as_ref().unwrap_or(&self.checkpoint.tensors);
-            self.vae_weights.make(tensors, &[], vae_outdated, &mut tally)?;
+        }
+        let phase = if opened { Phase::Load } else { Phase::Patch };
+        let loading = plain.len() + vae.len();
+        let mut tally =
+            Tally::new(phase, if opened { loading } else { loading + patched.len() }, watch)?;
+        self.weights.make(&self.checkpoint.tensors, stack, plain, &mut tally)?;
+        let vae_tensors = self.vae.as_ref().unwrap_or(&self.checkpoint.tensors);
+        self.vae_weights.make(vae_tensors, &[], vae, &mut tally)?;
+        if opened && !patched.is_empty() {
+            tally = Tally::new(Phase::Patch, patched.len(), watch)?;
+        }
+        self.weights.make(&self.checkpoint.tensors, stack, patched, &mut tally)?;
+        if self.networks.is_none() {
             self.networks = Some(self.build(encoder)?);
         }
         Ok(())

@@ -29,7 +29,7 @@ const BREAK_WEIGHT: f64 = -1.0;
 
 /// Brackets of a kind that can be open at a time; further ones are text. Each open bracket multiplies
 /// every weight behind it, so without a bound a long enough prompt would take hours.
-const MAX_OPEN: usize = 256;
+const MAX_OPEN: usize = 100;
 
 /// A stretch of a prompt.
 #[derive(Debug, Clone, PartialEq)]

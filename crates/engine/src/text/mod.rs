@@ -13,8 +13,8 @@
 //! Lengths are counted in tokens, those of conditionings in chunks of 77 tokens.
 //!
 //! **Invariant:** what is made here equals A1111's with its default settings, token for token and weight
-//! for weight, save for the two exceptions that [`emphasis`] names (and for `AND` and `[from:to:when]`,
-//! which are plain text here). `tests/text.rs` holds it to that.
+//! for weight, but for the exceptions that [`emphasis`] and [`tokenizer`] name, and for `AND` and
+//! `[from:to:when]`, which are plain text here. `tests/text.rs` holds it to that.
 
 pub mod emphasis;
 pub mod tokenizer;
@@ -135,4 +135,59 @@ fn common_multiple(a: usize, b: usize) -> usize {
         (divisor, rest) = (rest, divisor % rest);
     }
     a / divisor * b
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    // What A1111 makes of forty prompts is in `tests/text.rs`.
+
+    #[test]
+    fn an_empty_prompt_is_one_chunk() {
+        let chunks = chunks(&Tokenizer::clip(), "");
+        let mut ids = [49_407; CONTEXT];
+        ids[0] = 49_406;
+        assert_eq!(chunks, [Chunk { ids, weights: [1.0; CONTEXT] }]);
+    }
+
+    /// As SD 2.x has it: behind the end token comes another one.
+    #[test]
+    fn padding_begins_behind_the_first_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name, text| fs_err::write(folder.path().join(name), text).unwrap();
+        write("vocab.json", r#"{"<|startoftext|>": 0, "<|endoftext|>": 1, "!": 2, "a</w>": 3}"#);
+        write("merges.txt", "");
+        write("special_tokens_map.json", r#"{"pad_token": "!"}"#);
+        let tokenizer = Tokenizer::open(folder.path()).unwrap();
+        let ids = |prompt: &str| chunks(&tokenizer, prompt).pop().unwrap().ids;
+        assert_eq!(ids("a a")[..6], [0, 3, 3, 1, 2, 2]);
+        assert_eq!(ids("a a")[CONTEXT - 1], 2);
+        assert_eq!(ids("a <|endoftext|> a")[..5], [0, 3, 1, 2, 2]);
+        assert_eq!(ids(&"a ".repeat(75))[CONTEXT - 2..], [3, 1]);
+    }
+
+    #[test]
+    fn conditionings_are_repeated_to_the_common_length() -> Result<()> {
+        // Chunk `i` holds `i` everywhere.
+        let chunks = |count: usize| -> Result<Tensor> {
+            let value = |i| Tensor::full(i as f32, (1, CONTEXT, 1), &Device::Cpu);
+            Ok(Tensor::cat(&(0..count).map(value).collect::<Result<Vec<_>, _>>()?, 1)?)
+        };
+        let firsts = |x: &Tensor| -> Result<Vec<f32>> {
+            let values = x.flatten_all()?.to_vec1::<f32>()?;
+            Ok(values.into_iter().step_by(CONTEXT).collect())
+        };
+        let (a, b) = same_length(&chunks(2)?, &chunks(3)?)?;
+        assert_eq!(firsts(&a)?, [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]);
+        assert_eq!(firsts(&b)?, [0.0, 1.0, 2.0, 0.0, 1.0, 2.0]);
+        let (a, b) = same_length(&chunks(2)?, &chunks(2)?)?;
+        assert_eq!((firsts(&a)?, firsts(&b)?), (vec![0.0, 1.0], vec![0.0, 1.0]));
+        let long = |n| Tensor::zeros((1, CONTEXT * n, 1), DType::F32, &Device::Cpu);
+        let error = same_length(&long(60)?, &long(61)?).unwrap_err().to_string();
+        assert!(error.contains("60 and 61 chunks"), "{error}");
+        Ok(())
+    }
 }
