@@ -112,6 +112,11 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
         );
     }
     request.check()?;
+    // What weighs nothing has no part in the picture and none in its recipe: weight 0 gives the very
+    // file that no adapter gives. (It was looked up all the same, so a wrong name is still an error.)
+    params.adapters.retain(|adapter| {
+        !adapter.enabled || adapter.unet_weight != 0.0 || adapter.text_encoder_weight != 0.0
+    });
     Ok(Resolved { params, request, warnings })
 }
 
@@ -271,6 +276,15 @@ mod tests {
         assert_eq!(resolved.params.adapters.len(), 2);
         assert_eq!(resolved.request.adapters.len(), 1);
         assert_eq!(resolved.request.adapters[0].unet_weight, 1.0);
+    }
+
+    #[test]
+    fn what_weighs_nothing_leaves_no_trace() {
+        let with = GenerationParams { adapters: vec![adapter("neon", 0.0)], ..params() };
+        let resolved = resolve(&with, &library()).unwrap();
+        assert!(resolved.params.adapters.is_empty());
+        let unknown = GenerationParams { adapters: vec![adapter("neno", 0.0)], ..params() };
+        assert!(resolve(&unknown, &library()).is_err());
     }
 
     #[test]

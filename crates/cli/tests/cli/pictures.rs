@@ -44,7 +44,7 @@ fn adapters_change_the_picture_by_their_weights() {
     let desk = Desk::new();
     desk.draw("--seed 7 --out plain.png");
     desk.draw("--seed 7 --lora neon=0 --out zero.png");
-    assert_eq!(desk.pixels("zero.png"), desk.pixels("plain.png"));
+    assert!(desk.bytes("zero.png") == desk.bytes("plain.png"), "weight 0 is no adapter");
     for adapter in ["neon=0.8", "watercolor", "pixel-diffusers-naming=-0.5", "twemoji=0,1"] {
         desk.draw(&format!("--seed 7 --lora {adapter} --out styled.png"));
         let changed = apart(&desk.pixels("styled.png"), &desk.pixels("plain.png"));

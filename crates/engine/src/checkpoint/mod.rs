@@ -26,6 +26,7 @@ use crate::{
         header::TensorFile,
         keys::{Component, Names},
     },
+    inspect,
     model::{clip::ClipConfig, unet::UNetConfig},
     ops::Activation,
     sample::{
@@ -330,14 +331,20 @@ fn without_trailing_one(shape: &[usize]) -> Vec<usize> {
 }
 
 fn recognized(path: &Path, tensors: &Tensors) -> Result<&'static Architecture> {
-    architecture::recognize(&tensors.modules()).map_err(|found| Error::WrongKind {
+    let wrong = |found: &str| Error::WrongKind {
         path: path.to_owned(),
         wanted: "a base model",
-        found: crate::inspect::foreign(tensors.files.iter().map(TensorFile::tensors))
-            .unwrap_or(found)
-            .to_owned(),
+        found: found.to_owned(),
         advice: "This version runs SD 1.x models".into(),
-    })
+    };
+    let files = || tensors.files.iter().map(TensorFile::tensors);
+    // Before the structure: a ControlNet has half of a UNet's.
+    let names = files().flat_map(|file| file.keys().map(String::as_str));
+    if let Some(found) = inspect::family::foreign_model(names) {
+        return Err(wrong(found));
+    }
+    architecture::recognize(&tensors.modules())
+        .map_err(|found| wrong(inspect::foreign(files()).unwrap_or(found)))
 }
 
 /// CLIP has heads of 64 channels.
