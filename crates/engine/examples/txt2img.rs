@@ -41,7 +41,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ControlFlow::Continue(())
     };
     let output = engine.generate(&request, &mut watch)?;
-    output.latents.write_npy("/tmp/latents.npy")?;
     let image = output.image;
     let mut file = fs_err::File::create(out)?;
     write!(file, "P6 {} {} 255\n", image.width, image.height)?;

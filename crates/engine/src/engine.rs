@@ -167,8 +167,10 @@ impl Engine {
         let current = self.loaded.as_ref().is_some_and(|loaded| loaded.is_for(request));
         if !current {
             announce(watch, Phase::Load, 1)?;
+            // A model that does not open leaves the one that is loaded where it is.
+            let loaded = Loaded::open(request)?;
             self.unload();
-            self.loaded = Some(Loaded::open(request)?);
+            self.loaded = Some(loaded);
         }
         let loaded = self.loaded.as_mut().expect("opened above");
         let checkpoint = file_name(&loaded.path);

@@ -1,4 +1,18 @@
 //! From checkpoint, adapters and parameters to images.
+//!
+//! [`Engine::generate`] takes a [`Request`] and gives an [`Output`]. On its way:
+//!
+//! 1. [`checkpoint`] opens the base model, tensors by canonical name; [`architecture`] says what it is
+//! 2. [`adapter`] reads the stack, finds its modules in the base, and patches their weights
+//! 3. `model` builds text encoder, UNet and VAE of the patched layers, in terms of `ops`
+//! 4. [`text`] cuts the prompts into chunks, which the text encoder encodes
+//! 5. [`noise`] and [`sample`] walk from noise to latents, calling the UNet
+//! 6. the VAE decodes them; [`preview`](preview()) shows them on the way without it
+//!
+//! [`inspect`](inspect()) says what a file is, from its header alone.
+//!
+//! **Invariants:** the engine writes no file, prints nothing, has no clock and no global state. A picture
+//! depends on its request alone, and not on the number of threads.
 
 pub mod adapter;
 pub mod architecture;
