@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release --example txt2img -p impasto-engine -- assets/starter/model out.ppm`
 
+#![expect(clippy::print_stderr, reason = "an example shows its progress")]
+
 use std::{io::Write, ops::ControlFlow};
 
 use engine::{DeviceId, Engine, Phase, Precision, Progress, Request, Rng, sample};
@@ -43,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let output = engine.generate(&request, &mut watch)?;
     let image = output.image;
     let mut file = fs_err::File::create(out)?;
-    write!(file, "P6 {} {} 255\n", image.width, image.height)?;
+    writeln!(file, "P6 {} {} 255", image.width, image.height)?;
     file.write_all(&image.pixels)?;
     Ok(())
 }
