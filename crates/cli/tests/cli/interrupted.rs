@@ -20,8 +20,10 @@ fn in_the_midst(desk: &Desk, options: &str) -> Child {
     child
 }
 
+/// The shell's own `kill`: a bare Debian has no program of that name.
 fn signal(child: &Child, name: &str) {
-    let sent = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    let kill = format!("kill {name} {}", child.id());
+    let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
     assert!(sent.success());
 }
 
