@@ -60,6 +60,19 @@ struct Loaded {
     /// VAE weights. They have no adapters, and may be in another precision than the rest.
     vae_weights: PatchedWeights,
     networks: Option<Networks>,
+    /// The last conditioning, and all that it was made of.
+    conditioning: Option<(Words, Conditioning)>,
+}
+
+/// All that a conditioning depends on, for one base model.
+#[derive(Debug, Clone, PartialEq)]
+struct Words {
+    prompt: String,
+    negative_prompt: String,
+    clip_skip: u32,
+    precision: Precision,
+    /// Content hash and weight of each adapter that acts on the text encoder.
+    stack: Vec<([u8; 32], u64)>,
 }
 
 #[derive(Debug)]
@@ -110,18 +123,18 @@ impl Engine {
 
     fn run(&mut self, request: &Request, watch: &mut Watch<'_>) -> Result<Output> {
         let mut warnings = Vec::new();
-        let (loaded, patches) = self.prepare(request, watch)?;
-        let networks = loaded.networks.as_ref().expect("built by `prepare`");
+        let (loaded, stack, patches) = self.prepare(request, watch)?;
 
         // Found out before the work rather than after it.
-        let needed =
-            networks.decoder.peak_bytes(u64::from(request.width) * u64::from(request.height));
+        let pixels = u64::from(request.width) * u64::from(request.height);
+        let needed = loaded.networks().decoder.peak_bytes(pixels);
         if let Some(available) = device::available_memory().filter(|&bytes| bytes < needed) {
             return Err(Error::OutOfMemory { doing: "decoding the picture", needed, available });
         }
 
         announce(watch, Phase::Encode, 2 + usize::from(request.init.is_some()))?;
-        let conditioning = loaded.encode_prompts(networks, request)?;
+        let conditioning = loaded.conditioning(request, &stack)?;
+        let networks = loaded.networks();
         let init = loaded.init_latents(networks, request)?;
         if let (Some(latents), Some(init)) = (&init, &request.init)
             && init.denoising_strength == 0.0
@@ -163,7 +176,7 @@ impl Engine {
         &mut self,
         request: &Request,
         watch: &mut Watch<'_>,
-    ) -> Result<(&mut Loaded, PatchReport)> {
+    ) -> Result<(&mut Loaded, Vec<Coat>, PatchReport)> {
         let current = self.loaded.as_ref().is_some_and(|loaded| loaded.is_for(request));
         if !current {
             announce(watch, Phase::Load, 1)?;
@@ -179,7 +192,7 @@ impl Engine {
             self.adapters.stack(&request.adapters, &loaded.modules, &checkpoint, architecture)?;
 
         loaded.patch(&stack, request, !current, watch)?;
-        Ok((loaded, report))
+        Ok((loaded, stack, report))
     }
 }
 
@@ -221,7 +234,13 @@ impl Loaded {
             weights: PatchedWeights::default(),
             vae_weights: PatchedWeights::default(),
             networks: None,
+            conditioning: None,
         })
+    }
+
+    /// The networks of the latest request.
+    fn networks(&self) -> &Networks {
+        self.networks.as_ref().expect("built by `patch`, which comes first")
     }
 
     /// Whether this is the base model of a request, and its files are as they were.
@@ -309,6 +328,30 @@ impl Loaded {
         let decoder = Decoder::new(vae, self.vae_config.groups)?;
         vae.require(decoder.scale() == 8, "decoder.conv_out", "a decoder that enlarges 8 times")?;
         Ok(decoder)
+    }
+
+    /// What the text encoder makes of both prompts: anew only if something that it depends on changed,
+    /// so that a slider that moves on the UNet alone does not wait for it.
+    fn conditioning(&mut self, request: &Request, stack: &[Coat]) -> Result<Conditioning> {
+        let words = Words {
+            prompt: request.prompt.clone(),
+            negative_prompt: request.negative_prompt.clone(),
+            clip_skip: request.clip_skip,
+            precision: request.precision,
+            stack: stack
+                .iter()
+                .filter(|coat| coat.text_encoder_weight != 0.0)
+                .map(|coat| (coat.fitted.adapter.hash(), coat.text_encoder_weight.to_bits()))
+                .collect(),
+        };
+        if let Some((made_of, conditioning)) = &self.conditioning
+            && *made_of == words
+        {
+            return Ok(conditioning.clone());
+        }
+        let conditioning = self.encode_prompts(self.networks(), request)?;
+        self.conditioning = Some((words, conditioning.clone()));
+        Ok(conditioning)
     }
 
     /// Both prompts as encoded, each of its own length.
