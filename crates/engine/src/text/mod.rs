@@ -28,7 +28,7 @@ use self::{
 use crate::{Error, Result, model::clip::CONTEXT};
 
 /// Tokens of the prompt in a chunk: all but start and end.
-const CAPACITY: usize = CONTEXT - 2;
+pub const CAPACITY: usize = CONTEXT - 2;
 
 /// A comma among the last 20 tokens of a full chunk makes what follows it move on: A1111's default.
 const COMMA_BACKTRACK: usize = 20;
@@ -43,6 +43,50 @@ pub struct Chunk {
     pub ids: [u32; CONTEXT],
     /// For each token the factor on its encoding; 1 for start, end and padding.
     pub weights: [f32; CONTEXT],
+    /// How many tokens of the prompt there are.
+    pub used: usize,
+}
+
+/// How a prompt fills its chunks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fill {
+    /// Tokens of the prompt in each chunk, up to [`CAPACITY`].
+    pub used: Vec<usize>,
+    /// Where chunks end in the text, in bytes, at the beginning of a word; without the last.
+    pub ends: Vec<usize>,
+}
+
+/// Says how a prompt fills its chunks, and where in the text one ends.
+///
+/// Emphasis and escapes are gone by the time that tokens are counted, so a place in the text is found
+/// from the other side: it is the longest beginning, in words, that has as many tokens.
+pub fn fill(tokenizer: &Tokenizer, prompt: &str) -> Fill {
+    let used: Vec<_> = chunks(tokenizer, prompt).iter().map(|chunk| chunk.used).collect();
+    let words: Vec<usize> = prompt
+        .char_indices()
+        .zip(std::iter::once(' ').chain(prompt.chars()))
+        .filter(|((_, c), before)| before.is_whitespace() && !c.is_whitespace())
+        .map(|((at, _), _)| at)
+        .collect();
+    let tokens = |end: usize| -> usize {
+        parse(&prompt[..end])
+            .iter()
+            .map(|piece| match piece {
+                Piece::Text { text, .. } => tokenizer.encode(text).len(),
+                Piece::Break => 0,
+            })
+            .sum()
+    };
+    let mut sum = 0;
+    let ends = used[..used.len() - 1]
+        .iter()
+        .filter_map(|used| {
+            sum += used;
+            let next = words.partition_point(|&word| tokens(word) <= sum);
+            words.get(next.checked_sub(1)?).copied()
+        })
+        .collect();
+    Fill { used, ends }
 }
 
 /// Cuts a prompt into chunks, at least one.
@@ -91,7 +135,8 @@ impl Open {
     /// Makes a chunk of what there is, and leaves an empty one.
     fn close(&mut self, tokenizer: &Tokenizer) -> Chunk {
         let Open { tokens, .. } = std::mem::take(self);
-        let mut chunk = Chunk { ids: [tokenizer.end(); CONTEXT], weights: [1.0; CONTEXT] };
+        let mut chunk =
+            Chunk { ids: [tokenizer.end(); CONTEXT], weights: [1.0; CONTEXT], used: tokens.len() };
         chunk.ids[0] = tokenizer.start();
         for (place, (id, weight)) in (1..).zip(tokens) {
             (chunk.ids[place], chunk.weights[place]) = (id, weight);
@@ -150,7 +195,7 @@ mod tests {
         let chunks = chunks(&Tokenizer::clip(), "");
         let mut ids = [49_407; CONTEXT];
         ids[0] = 49_406;
-        assert_eq!(chunks, [Chunk { ids, weights: [1.0; CONTEXT] }]);
+        assert_eq!(chunks, [Chunk { ids, weights: [1.0; CONTEXT], used: 0 }]);
     }
 
     /// As SD 2.x has it: behind the end token comes another one.
@@ -167,6 +212,19 @@ mod tests {
         assert_eq!(ids("a a")[CONTEXT - 1], 2);
         assert_eq!(ids("a <|endoftext|> a")[..5], [0, 3, 1, 2, 2]);
         assert_eq!(ids(&"a ".repeat(75))[CONTEXT - 2..], [3, 1]);
+    }
+
+    #[test]
+    fn chunks_end_at_words() {
+        let clip = Tokenizer::clip();
+        assert_eq!(fill(&clip, ""), Fill { used: vec![0], ends: vec![] });
+        assert_eq!(fill(&clip, &"a ".repeat(80)), Fill { used: vec![75, 5], ends: vec![150] });
+        let broken = "a (red:1.2) fox BREAK a cat";
+        assert_eq!(fill(&clip, broken), Fill { used: vec![3, 2], ends: vec![22] });
+        // What follows the last comma moves on as a whole.
+        let comma = format!("{}, {}", "a ".repeat(70), "b ".repeat(10));
+        assert_eq!(fill(&clip, &comma), Fill { used: vec![71, 10], ends: vec![142] });
+        assert_eq!(fill(&clip, &"ä ".repeat(80)).ends, [225]);
     }
 
     #[test]
