@@ -6,8 +6,9 @@ use engine::{Engine, Output, Precision};
 use serde::Serialize;
 use serde_json::{Value, json};
 use studio::{
-    AdapterParams, Code, Destination, Error, FileRef, Folders, GenerationParams, InitParams,
-    Library, NoiseParams, Recipe, Resolved, Result, files, picture, random_seed, resolve, starter,
+    AdapterParams, Code, Destination, Error, FileRef, Folders, GenerationParams, InitFit,
+    InitParams, Library, NoiseParams, Recipe, Resolved, Result, files, picture, random_seed,
+    resolve, starter,
 };
 
 use crate::{
@@ -236,6 +237,7 @@ impl<'a> Run<'a> {
             params.init = Some(InitParams {
                 image: Some(FileRef::named(image)),
                 denoising_strength: strength.unwrap_or(DENOISING_STRENGTH),
+                fit: InitFit::Crop,
             });
         }
         match (&mut params.init, args.denoise) {

@@ -2,6 +2,9 @@
 
 use std::{error, fmt, io};
 
+use serde::{Deserialize, Serialize, Serializer};
+use ts_rs::TS;
+
 /// The studio's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -30,6 +33,10 @@ pub enum Code {
         /// The parameter, as the person knows it.
         field: &'static str,
     },
+    /// Memory does not suffice: make it smaller.
+    OutOfMemory,
+    /// There is no trash for this file: ask whether it may be deleted for good.
+    NoTrash,
     /// Anything else.
     Unknown,
 }
@@ -71,6 +78,72 @@ impl Error {
     }
 }
 
+/// A failure as a window shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, TS)]
+pub struct Failure {
+    /// The kind of failure: `missing_file`, `invalid_params`, ….
+    #[ts(as = "FailureCode")]
+    pub code: String,
+    /// The parameter that has to be corrected.
+    pub field: Option<String>,
+    /// What happened: a whole sentence.
+    pub message: String,
+    /// What to try: a whole sentence.
+    pub hint: Option<String>,
+}
+
+/// What a window can do about a failure, beyond showing it.
+#[derive(TS)]
+#[ts(rename = "Code", rename_all = "snake_case")]
+#[expect(dead_code, reason = "it only names the values for TypeScript")]
+pub(crate) enum FailureCode {
+    Cancelled,
+    MissingFile,
+    WrongBaseModel,
+    InvalidParams,
+    OutOfMemory,
+    NoTrash,
+    Unknown,
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Failure {
+        let (code, field) = match error.code {
+            Code::Cancelled => ("cancelled", None),
+            Code::MissingFile => ("missing_file", None),
+            Code::WrongBaseModel => ("wrong_base_model", None),
+            Code::InvalidParams { field } => ("invalid_params", Some(field.to_owned())),
+            Code::OutOfMemory => ("out_of_memory", None),
+            Code::NoTrash => ("no_trash", None),
+            Code::Unknown => ("unknown", None),
+        };
+        Failure {
+            code: code.to_owned(),
+            field,
+            message: sentence(&error.message),
+            hint: error.hint.as_deref().map(sentence),
+        }
+    }
+}
+
+/// A failure crosses to the window as a [`Failure`].
+impl Serialize for Error {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Failure::from(self).serialize(serializer)
+    }
+}
+
+/// A clause as a sentence: with a capital and a full stop.
+pub(crate) fn sentence(clause: &str) -> String {
+    let mut chars = clause.chars();
+    let first = chars.next().into_iter().flat_map(char::to_uppercase);
+    let mut sentence: String = first.chain(chars).collect();
+    if !sentence.ends_with(['.', '?', '!']) {
+        sentence.push('.');
+    }
+    sentence
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -96,6 +169,7 @@ impl From<engine::Error> for Error {
             engine::Error::Cancelled => Code::Cancelled,
             engine::Error::WrongBaseModel { .. } => Code::WrongBaseModel,
             engine::Error::InvalidRequest { field, .. } => Code::InvalidParams { field },
+            engine::Error::OutOfMemory { .. } => Code::OutOfMemory,
             engine::Error::Io(error) if error.kind() == io::ErrorKind::NotFound => {
                 Code::MissingFile
             }
@@ -128,6 +202,15 @@ impl From<io::Error> for Error {
         };
         let message = error.to_string();
         Error { code, message, hint: hint.map(str::to_owned), source: Some(Box::new(error)) }
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Error {
+        let message = format!("cannot use the database `studio.db`: {error}");
+        let full = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
+        let hint = full.then(|| "the disk is full: free some space".to_owned());
+        Error { code: Code::Unknown, message, hint, source: Some(Box::new(error)) }
     }
 }
 
@@ -165,6 +248,18 @@ mod tests {
         );
         let hint = error.suggestion().expect("the engine's text has an advice");
         assert!(hint.starts_with("the file is damaged"), "{hint}");
+    }
+
+    #[test]
+    fn a_window_reads_sentences() {
+        let error = Error::new(Code::InvalidParams { field: "width" }, "`7` is no width")
+            .hint("choose a multiple of 8");
+        let json = serde_json::to_value(&error).expect("plain data");
+        let expected = serde_json::json!({
+            "code": "invalid_params", "field": "width", "message": "`7` is no width.",
+            "hint": "Choose a multiple of 8."
+        });
+        assert_eq!(json, expected);
     }
 
     #[test]

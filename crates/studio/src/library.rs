@@ -180,6 +180,14 @@ impl Library {
         Ok(params)
     }
 
+    /// Where a model file is; its contents are not looked at.
+    ///
+    /// # Errors
+    /// Fails if nothing or more than one thing has that name.
+    pub fn path(&self, kind: Kind, wanted: &FileRef) -> Result<PathBuf> {
+        Ok(self.locate(kind, wanted)?.0)
+    }
+
     /// Finds a model file by path, by name, or else by hash.
     ///
     /// # Errors
@@ -537,7 +545,7 @@ fn near_matches<'a>(name: &str, names: &BTreeSet<&'a str>) -> Vec<&'a str> {
 }
 
 /// How many letters to insert, delete, replace or swap with their neighbor (optimal string alignment).
-fn edit_distance(a: &str, b: &str) -> usize {
+pub(crate) fn edit_distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     // `rows[i][j]`: from the first `i` letters of `a` to the first `j` of `b`.
     let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];

@@ -10,6 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use ts_rs::TS;
 
 use crate::{Code, Error, Result};
 
@@ -23,7 +24,7 @@ pub type Fields = Map<String, Value>;
 const UPGRADES: &[fn(&mut Fields)] = &[];
 
 /// All that a person chose for a picture.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, TS)]
 pub struct GenerationParams {
     /// [`VERSION`].
     pub version: u32,
@@ -53,11 +54,13 @@ pub struct GenerationParams {
     pub seed: Option<u64>,
     /// Whose random numbers.
     #[serde(with = "RngName")]
+    #[ts(as = "RngName")]
     pub rng: engine::Rng,
     /// 1 is the text encoder's last layer.
     pub clip_skip: u32,
     /// How weights and activations are stored.
     #[serde(with = "PrecisionName")]
+    #[ts(as = "PrecisionName")]
     pub precision: engine::Precision,
     /// Start from a picture.
     pub init: Option<InitParams>,
@@ -66,22 +69,24 @@ pub struct GenerationParams {
 }
 
 /// A file by name and hash.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, TS)]
 pub struct FileRef {
     /// File name without extension, a short name, or a path; without a folder once it is resolved.
     pub name: String,
     /// SHA-256 of the file in hex, or its first ten digits at least. For a folder see
     /// [`hash`](crate::hash).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[ts(optional)]
     pub sha256: Option<String>,
     /// SHA-256 of what follows a safetensors file's header, or its first twelve digits at least: by
     /// this A1111 knows adapters, as it survives a change of metadata.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[ts(optional)]
     pub data_sha256: Option<String>,
 }
 
 /// One adapter of the stack.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, TS)]
 pub struct AdapterParams {
     /// The adapter.
     #[serde(flatten)]
@@ -96,16 +101,30 @@ pub struct AdapterParams {
 }
 
 /// The picture to start from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, TS)]
 pub struct InitParams {
     /// The picture; a recipe of another program knows that there was one, but not which.
     pub image: Option<FileRef>,
     /// The part of the schedule that is run, `0..=1`.
     pub denoising_strength: f64,
+    /// How a picture of another shape is brought to this one's.
+    #[serde(default)]
+    pub fit: InitFit,
+}
+
+/// How a first picture of another shape is brought to the picture's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[serde(rename_all = "lowercase")]
+pub enum InitFit {
+    /// Its edges are cut off: A1111's "crop and resize".
+    #[default]
+    Crop,
+    /// All of it is kept, on a ground of its edges' mean color.
+    Fit,
 }
 
 /// First noise from a file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, TS)]
 pub struct NoiseParams {
     /// A safetensors file with a tensor `noise`, `(n, 4, height / 8, width / 8)` of unit variance.
     #[serde(flatten)]
@@ -115,16 +134,18 @@ pub struct NoiseParams {
     pub index: usize,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, TS)]
 #[serde(remote = "engine::Rng", rename_all = "kebab-case")]
-enum RngName {
+#[ts(rename = "Rng", rename_all = "kebab-case")]
+pub(crate) enum RngName {
     TorchCpu,
     Nv,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, TS)]
 #[serde(remote = "engine::Precision", rename_all = "lowercase")]
-enum PrecisionName {
+#[ts(rename = "Precision", rename_all = "lowercase")]
+pub(crate) enum PrecisionName {
     F32,
     Bf16,
     F16,
@@ -280,7 +301,11 @@ pub(crate) fn elaborate() -> GenerationParams {
         rng: engine::Rng::Nv,
         clip_skip: 2,
         precision: engine::Precision::Bf16,
-        init: Some(InitParams { image: Some(file("cat.png", "7")), denoising_strength: 0.6 }),
+        init: Some(InitParams {
+            image: Some(file("cat.png", "7")),
+            denoising_strength: 0.6,
+            fit: InitFit::Fit,
+        }),
         noise: Some(NoiseParams { file: file("noise.safetensors", "8"), index: 2 }),
     }
 }

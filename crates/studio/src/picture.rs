@@ -45,6 +45,21 @@ pub fn open(path: &Path) -> Result<RgbImage> {
     Ok(over_white(image))
 }
 
+/// Width and height of a picture as it is stored, from its header.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub(crate) fn size(path: &Path) -> Result<(u32, u32)> {
+    let file = BufReader::new(fs::File::open(path)?);
+    let reader = ImageReader::new(file).with_guessed_format()?;
+    reader.into_dimensions().map_err(|error| {
+        let message = format!("cannot read the picture `{}`: {error}", path.display());
+        Error::new(Code::Unknown, message)
+            .hint("PNG, JPEG and WebP pictures can be used")
+            .because(error)
+    })
+}
+
 /// The EXIF data of a picture, if it has any.
 ///
 /// # Errors
@@ -112,6 +127,38 @@ pub fn cover(image: &RgbImage, width: u32, height: u32) -> engine::Image {
     engine::Image { width, height, pixels: pixels.into_raw() }
 }
 
+/// Scales a picture (Lanczos) until it just fits into `width × height`, and fills what is left with the
+/// mean color of its edges.
+#[must_use]
+pub fn contain(image: &RgbImage, width: u32, height: u32) -> engine::Image {
+    let scale = (f64::from(width) / f64::from(image.width()))
+        .min(f64::from(height) / f64::from(image.height()));
+    let side = |length: u32, most: u32| ((f64::from(length) * scale).round() as u32).clamp(1, most);
+    let (inner_width, inner_height) = (side(image.width(), width), side(image.height(), height));
+    let inner = imageops::resize(image, inner_width, inner_height, FilterType::Lanczos3);
+    let mut all = RgbImage::from_pixel(width, height, image::Rgb(edge_color(&inner)));
+    let (left, top) = ((width - inner_width) / 2, (height - inner_height) / 2);
+    imageops::replace(&mut all, &inner, i64::from(left), i64::from(top));
+    engine::Image { width, height, pixels: all.into_raw() }
+}
+
+/// The mean of the outermost pixels.
+fn edge_color(image: &RgbImage) -> [u8; 3] {
+    let (right, bottom) = (image.width() - 1, image.height() - 1);
+    let mut sums = [0u64; 3];
+    let mut count = 0;
+    for (x, y, pixel) in image.enumerate_pixels() {
+        if x == 0 || y == 0 || x == right || y == bottom {
+            count += 1;
+            for (sum, value) in sums.iter_mut().zip(pixel.0) {
+                *sum += u64::from(value);
+            }
+        }
+    }
+    // A mean of bytes is a byte.
+    sums.map(|sum| (sum / count) as u8)
+}
+
 /// The middle of a strip that is more than eight times as long as it should be: scaling all of it could
 /// take any amount of memory.
 fn without_far_ends(image: &RgbImage, width: u32, height: u32) -> RgbImage {
@@ -168,6 +215,18 @@ mod tests {
         // Cropped without scaling.
         let image = cover(&gradient(48, 40), 40, 40);
         assert_eq!(image.pixels[..3], gradient(48, 40).get_pixel(4, 0).0);
+    }
+
+    #[test]
+    fn a_picture_that_is_fitted_is_all_there() {
+        let image = contain(&gradient(80, 40), 40, 40);
+        assert_eq!(image.pixels.len(), 40 * 40 * 3);
+        // Above and below it, one color.
+        let row = |y: usize| &image.pixels[y * 120..(y + 1) * 120];
+        assert_eq!(row(0), row(9));
+        assert!(row(0).chunks(3).all(|pixel| pixel == &row(0)[..3]));
+        assert!(row(20)[0] < 8 && row(20)[117] > 245, "{:?}", row(20));
+        assert_eq!(contain(&gradient(40, 24), 40, 24).pixels, gradient(40, 24).into_raw());
     }
 
     #[test]

@@ -54,13 +54,23 @@ impl Recipe {
             return from_texts(path, texts.as_slice());
         }
         match std::str::from_utf8(&bytes) {
-            Ok(text) if text.trim_start().starts_with('{') => {
-                from_texts(path, &[(png::RECIPE.to_owned(), text.to_owned())])
-            }
-            Ok(text) => from_texts(path, &[(png::PARAMETERS.to_owned(), text.to_owned())]),
+            Ok(text) => from_text(path, text),
             Err(_) => from_texts(path, &[]),
         }
     }
+
+    /// Reads a text that is a recipe: our JSON, or A1111's.
+    ///
+    /// # Errors
+    /// Fails if it is neither.
+    pub fn parse(text: &str) -> Result<Recipe> {
+        from_text(Path::new("the text"), text)
+    }
+}
+
+fn from_text(path: &Path, text: &str) -> Result<Recipe> {
+    let keyword = if text.trim_start().starts_with('{') { png::RECIPE } else { png::PARAMETERS };
+    from_texts(path, &[(keyword.to_owned(), text.to_owned())])
 }
 
 fn from_texts(path: &Path, texts: &[(String, String)]) -> Result<Recipe> {

@@ -1,0 +1,68 @@
+//! The tables that a window builds its lists from.
+
+use engine::sample::{SAMPLERS, schedule::SCHEDULES};
+use serde::Serialize;
+use ts_rs::TS;
+
+/// What there is to choose from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, TS)]
+pub struct Catalog {
+    /// In the order in which they are shown.
+    pub samplers: Vec<Choice>,
+    /// In the order in which they are shown.
+    pub schedules: Vec<Choice>,
+    /// What this machine could compute on.
+    pub devices: Vec<Device>,
+    /// Of a picture, in pixels.
+    pub max_side: u32,
+    /// Of this program.
+    pub version: String,
+    /// Of this machine.
+    pub cores: u32,
+}
+
+/// One entry of a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, TS)]
+pub struct Choice {
+    /// For files.
+    pub id: String,
+    /// For a person.
+    pub name: String,
+}
+
+/// Something to compute on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, TS)]
+pub struct Device {
+    /// For files: "cpu".
+    pub id: String,
+    /// For a person.
+    pub name: String,
+    /// Its memory.
+    pub memory_bytes: Option<u64>,
+    /// Why it cannot be used.
+    pub unusable: Option<String>,
+}
+
+impl Catalog {
+    /// Of this program, on this machine.
+    #[must_use]
+    pub fn of_this_machine() -> Catalog {
+        let choice = |id: &str, name: &str| Choice { id: id.to_owned(), name: name.to_owned() };
+        Catalog {
+            samplers: SAMPLERS.iter().map(|record| choice(record.id, record.name)).collect(),
+            schedules: SCHEDULES.iter().map(|record| choice(record.id, record.name)).collect(),
+            devices: engine::devices()
+                .into_iter()
+                .map(|device| Device {
+                    id: device.id.to_string(),
+                    name: device.name,
+                    memory_bytes: device.memory_bytes,
+                    unusable: device.unusable.as_deref().map(crate::error::sentence),
+                })
+                .collect(),
+            max_side: engine::MAX_SIDE,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
+        }
+    }
+}

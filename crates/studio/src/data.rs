@@ -1,0 +1,111 @@
+//! Where everything lies that is not a picture: the data folder and its relatives.
+
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use crate::{Code, Error, Folders, Result, starter::Starter};
+
+/// Where a studio keeps things.
+#[derive(Debug, Clone)]
+pub struct DataFolder {
+    /// Database, models, first pictures, covers, log.
+    pub data: PathBuf,
+    /// What can be deleted at any time: thumbnails, hashes.
+    pub cache: PathBuf,
+    /// The settings' file.
+    pub settings: PathBuf,
+    /// Where pictures go unless the settings say otherwise.
+    pub pictures: PathBuf,
+    /// The starter that comes with the program.
+    pub starter: Option<PathBuf>,
+}
+
+impl DataFolder {
+    /// The platform's folders.
+    ///
+    /// # Errors
+    /// Fails on a machine that has no home for data; a folder can be named then.
+    pub fn of_this_machine() -> Result<DataFolder> {
+        let folder = |folder: Option<PathBuf>| {
+            folder.map(|folder| folder.join("impasto")).ok_or_else(|| {
+                Error::new(Code::MissingFile, "this machine has no folder for a person's data")
+                    .hint("name one with --data-dir")
+            })
+        };
+        let data = folder(dirs::data_dir())?;
+        let pictures = dirs::picture_dir().filter(|folder| folder.is_dir());
+        Ok(DataFolder {
+            cache: folder(dirs::cache_dir())?,
+            settings: folder(dirs::config_dir())?.join("settings.toml"),
+            pictures: pictures.map_or_else(|| data.join("pictures"), |home| home.join("Impasto")),
+            starter: Starter::folder(),
+            data,
+        })
+    }
+
+    /// Everything in one folder: for tests, and to carry it about.
+    #[must_use]
+    pub fn at(folder: &Path) -> DataFolder {
+        DataFolder {
+            data: folder.to_owned(),
+            cache: folder.join("cache"),
+            settings: folder.join("settings.toml"),
+            pictures: folder.join("pictures"),
+            starter: Starter::folder(),
+        }
+    }
+
+    /// Makes the folders that are not there yet.
+    pub(crate) fn create(&self) -> Result<()> {
+        for folder in [&self.data, &self.cache, &self.inputs(), &self.covers(), &self.thumbnails()]
+        {
+            fs::create_dir_all(folder)?;
+        }
+        for name in ["checkpoints", "adapters", "vae", "embeddings"] {
+            fs::create_dir_all(self.models().join(name))?;
+        }
+        Ok(())
+    }
+
+    /// The library's own folder, with `checkpoints`, `adapters`, `vae` and `embeddings` in it.
+    #[must_use]
+    pub fn models(&self) -> PathBuf {
+        self.data.join("models")
+    }
+
+    /// Pictures to start from.
+    pub(crate) fn inputs(&self) -> PathBuf {
+        self.data.join("inputs")
+    }
+
+    /// Covers that the person chose.
+    pub(crate) fn covers(&self) -> PathBuf {
+        self.data.join("covers")
+    }
+
+    pub(crate) fn thumbnails(&self) -> PathBuf {
+        self.cache.join("thumbnails")
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.data.join("studio.db")
+    }
+
+    /// The window's log.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.data.join("log")
+    }
+
+    /// Where names of model files are looked up.
+    pub(crate) fn folders(&self, models: Vec<PathBuf>) -> Folders {
+        Folders {
+            starter: self.starter.clone(),
+            models,
+            data: Some(self.models()),
+            cache: Some(self.cache.clone()),
+            beside: vec![self.inputs()],
+        }
+    }
+}

@@ -1,0 +1,548 @@
+//! The studio: the whole program but for its window. Its verbs are what a window can ask for.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use engine::text::{self, tokenizer::Tokenizer};
+use fs_err as fs;
+use rusqlite::OptionalExtension;
+use serde::Serialize;
+use serde_json::Value;
+use ts_rs::TS;
+
+use crate::{
+    Code, DataFolder, Error, Failure, FileRef, GenerationParams, Recipe, Result, Settings,
+    cards::{InputPicture, RecipeOffer},
+    catalog::Catalog,
+    db::{self, Db},
+    desk::Desk,
+    error::sentence,
+    event::{Event, Events, NamedStack, Snapshot, Who},
+    gallery::{Deleted, Gallery, GalleryCounts, GalleryImage, GalleryQuery},
+    input::Inputs,
+    library::{Kind, Library},
+    lock::FolderLock,
+    queue, starter, worker,
+};
+
+/// How long a closing studio waits for what is being made to stop.
+const CLOSING: Duration = Duration::from_secs(10);
+
+/// More pictures at once are a slip of the hand.
+const MAX_COUNT: u32 = 1000;
+
+/// A prompt's length, as the text encoder counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, TS)]
+pub struct TokenCount {
+    /// Of the last chunk.
+    pub used: u32,
+    /// Of all chunks.
+    pub total: u32,
+    /// Tokens that a chunk holds.
+    pub limit: u32,
+    /// Where chunks end, as offsets into the text in UTF-16 units; the last is left out.
+    pub ends: Vec<u32>,
+}
+
+/// Bytes for the screen.
+#[derive(Debug, Clone)]
+pub struct Pixels {
+    /// A whole picture file.
+    pub bytes: Vec<u8>,
+    /// Its type.
+    pub mime: &'static str,
+    /// Whether the same address will always mean the same bytes.
+    pub lasting: bool,
+}
+
+/// The program without its window; one per data folder.
+///
+/// Closing it (or dropping it) stops what is being made; the job goes on at the next start.
+#[derive(Debug)]
+pub struct Studio {
+    desk: Arc<Desk>,
+    inputs: Inputs,
+    tokenizers: Mutex<HashMap<PathBuf, Arc<Tokenizer>>>,
+    worker: Mutex<Option<JoinHandle<()>>>,
+    _lock: FolderLock,
+}
+
+impl Studio {
+    /// Opens a data folder, or hands `files` over to the program that has it; then there is no studio.
+    ///
+    /// # Errors
+    /// Fails if the folder cannot be used; what the person owns is never touched then.
+    pub fn open(data: DataFolder, files: &[PathBuf]) -> Result<Option<Studio>> {
+        let Some(lock) = FolderLock::take(&data.data, files)? else { return Ok(None) };
+        data.create()?;
+        let (settings, mut notices) = Settings::read(&data.settings);
+        let (db, notice) = Db::open(&data.database())?;
+        notices.extend(notice);
+        queue::recover(&db.lock())?;
+        let (db, events) = (Arc::new(db), Events::default());
+
+        let inputs = Inputs::at(data.inputs());
+        let pictures = pictures_folder(&data, &settings);
+        let gallery = Gallery::open(db.clone(), events.clone(), pictures, data.thumbnails());
+        let desk = Desk::new(data, db, events, gallery, settings, notices);
+        let desk = Arc::new(desk);
+        desk.state().files = files.iter().map(|path| path.display().to_string()).collect();
+
+        let heard = desk.clone();
+        lock.listen(move |files| heard.files(files))?;
+        let working = desk.clone();
+        let worker = std::thread::Builder::new()
+            .name("inference cpu".into())
+            .spawn(move || worker::run(working))?;
+        Ok(Some(Studio {
+            desk,
+            inputs,
+            tokenizers: Mutex::default(),
+            worker: Mutex::new(Some(worker)),
+            _lock: lock,
+        }))
+    }
+
+    /// Stops what is being made and waits for it to stop.
+    pub fn close(&self) {
+        self.desk.close();
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(worker) = worker else { return };
+        let deadline = Instant::now() + CLOSING;
+        while !worker.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if worker.is_finished() {
+            let _ = worker.join();
+        }
+    }
+
+    /// Opens a window on everything that happens. The first event is a snapshot. The listener is dropped
+    /// once it answers `false`; it must not call the studio.
+    ///
+    /// # Errors
+    /// Fails if the database cannot be read.
+    pub fn subscribe(&self, listener: impl FnMut(&Event) -> bool + Send + 'static) -> Result<()> {
+        let mut state = self.desk.state();
+        let db = self.desk.db.lock();
+        let settings = self.desk.settings();
+        let snapshot = Snapshot {
+            jobs: queue::all(&db)?,
+            order: queue::order(&db)?,
+            paused: state.paused,
+            progress: state.progress.clone(),
+            live: state.live.clone(),
+            session: session(&db)?,
+            stacks: stacks(&db)?,
+            defaults: self.defaults()?,
+            device: self.desk.device_label(engine::Precision::F32),
+            output_folder: self.desk.gallery.folder().display().to_string(),
+            data_folder: self.desk.data.data.display().to_string(),
+            gallery_revision: self.desk.gallery.revision(),
+            library_revision: 0,
+            notices: std::mem::take(&mut state.notices),
+            settings,
+        };
+        self.desk.events.open_window(snapshot, Box::new(listener));
+        let files = std::mem::take(&mut state.files);
+        if !files.is_empty() {
+            self.desk.events.send(&Event::Files(files));
+        }
+        Ok(())
+    }
+
+    /// Listens to what happens from now on, without being a window: what the person should know waits
+    /// for one. The listener must not call the studio.
+    pub fn listen(&self, listener: impl FnMut(&Event) -> bool + Send + 'static) {
+        self.desk.events.add(Who::Program, Box::new(listener));
+    }
+
+    /// The tables that lists are built from.
+    #[must_use]
+    pub fn catalog(&self) -> Catalog {
+        Catalog::of_this_machine()
+    }
+
+    /// Hands files to the window, as if they were dropped on it.
+    pub fn hand_over(&self, files: Vec<String>) {
+        self.desk.files(files);
+    }
+
+    // ---- queue
+
+    /// One job for each picture, with seeds counting up; gives their ids. A picture that Live shows
+    /// already is kept as it is.
+    ///
+    /// # Errors
+    /// Fails if the parameters cannot be used, or nothing can be written.
+    pub fn enqueue(&self, params: &GenerationParams, count: u32) -> Result<Vec<u32>> {
+        if !(1..=MAX_COUNT).contains(&count) {
+            let message = format!("{count} is no number of pictures");
+            return Err(Error::new(Code::InvalidParams { field: "count" }, message)
+                .hint(format!("1 to {MAX_COUNT}")));
+        }
+        self.desk.enqueue(params, count)
+    }
+
+    /// Takes a job out of the queue, or stops it if it is running.
+    ///
+    /// # Errors
+    /// Fails if there is no such job.
+    pub fn cancel_job(&self, job: u32) -> Result<()> {
+        self.desk.cancel(job)
+    }
+
+    /// Puts a job that ended without a picture at the end of the queue again.
+    ///
+    /// # Errors
+    /// Fails if it is being made or done.
+    pub fn requeue_job(&self, job: u32) -> Result<()> {
+        self.desk.with_queue(|db| Ok(Some(Event::Job(Box::new(queue::again(db, job)?)))))
+    }
+
+    /// Takes a job that ended out of the list.
+    ///
+    /// # Errors
+    /// Fails if the database cannot be written.
+    pub fn dismiss_job(&self, job: u32) -> Result<()> {
+        self.desk.with_queue(|db| {
+            queue::remove(db, job)?;
+            Ok(Some(Event::JobRemoved(job)))
+        })
+    }
+
+    /// Moves a waiting job before another, or to the end.
+    ///
+    /// # Errors
+    /// Fails if it does not wait any more.
+    pub fn move_job(&self, job: u32, before: Option<u32>) -> Result<()> {
+        self.desk.with_queue(|db| queue::place(db, job, before).map(|()| None))
+    }
+
+    /// While the queue pauses, no job is begun; the running one goes on.
+    ///
+    /// # Errors
+    /// Fails if the database cannot be read.
+    pub fn set_paused(&self, paused: bool) -> Result<()> {
+        self.desk.set_paused(paused)
+    }
+
+    // ---- Live
+
+    /// Asks for a frame; the newest wish wins. While the hand is `moving`, few steps will do.
+    ///
+    /// # Errors
+    /// Fails without a seed: each frame would be another picture.
+    pub fn live(&self, params: GenerationParams, wish: u32, moving: bool) -> Result<()> {
+        if params.seed.is_none() {
+            return Err(Error::new(Code::InvalidParams { field: "seed" }, "Live needs a seed"));
+        }
+        self.desk.wish(params, wish, moving);
+        Ok(())
+    }
+
+    /// Ends Live.
+    pub fn live_off(&self) {
+        self.desk.live_off();
+    }
+
+    // ---- gallery
+
+    /// Ids of the pictures that are wanted, in order.
+    ///
+    /// # Errors
+    /// Fails if the database cannot be read.
+    pub fn image_ids(&self, query: &GalleryQuery) -> Result<Vec<u32>> {
+        self.desk.gallery.ids(query)
+    }
+
+    /// Details of pictures; those that are gone are left out.
+    ///
+    /// # Errors
+    /// Fails if the database cannot be read.
+    pub fn images(&self, ids: &[u32]) -> Result<Vec<GalleryImage>> {
+        self.desk.gallery.images(ids)
+    }
+
+    /// How many pictures there are of what.
+    ///
+    /// # Errors
+    /// Fails if the database cannot be read.
+    pub fn gallery_counts(&self) -> Result<GalleryCounts> {
+        self.desk.gallery.counts()
+    }
+
+    /// Marks pictures, or takes the mark off.
+    ///
+    /// # Errors
+    /// Fails if the database cannot be written.
+    pub fn set_favourite(&self, ids: &[u32], favourite: bool) -> Result<()> {
+        self.desk.gallery.set_favourite(ids, favourite)
+    }
+
+    /// Moves pictures to the trash, or deletes them for good.
+    ///
+    /// # Errors
+    /// [`Code::NoTrash`] where there is no trash: ask whether to delete for good.
+    pub fn delete_images(&self, ids: &[u32], for_good: bool) -> Result<Deleted> {
+        self.desk.gallery.delete(ids, for_good)
+    }
+
+    /// Brings deleted pictures back.
+    ///
+    /// # Errors
+    /// Fails if they have left the trash.
+    pub fn undo_delete(&self, undo: u32) -> Result<()> {
+        self.desk.gallery.undo_delete(undo)
+    }
+
+    /// The file of a picture.
+    ///
+    /// # Errors
+    /// Fails if there is no such picture.
+    pub fn image_path(&self, id: u32) -> Result<PathBuf> {
+        self.desk.gallery.path(id)
+    }
+
+    /// The recipe of a picture, as other programs write it.
+    ///
+    /// # Errors
+    /// Fails if it has none.
+    pub fn recipe_text(&self, id: u32) -> Result<String> {
+        self.desk.gallery.recipe_text(id)
+    }
+
+    /// Reads a pasted recipe: ours as JSON, or A1111's text.
+    ///
+    /// # Errors
+    /// Fails if it is neither.
+    pub fn read_recipe(&self, text: &str) -> Result<RecipeOffer> {
+        offer(&self.desk.names()?, Recipe::parse(text)?)
+    }
+
+    // ---- pictures to start from
+
+    /// Keeps a picture to start from.
+    ///
+    /// # Errors
+    /// Fails if it is no picture that can be read.
+    pub fn keep_input(&self, path: &Path) -> Result<InputPicture> {
+        self.inputs.add(path)
+    }
+
+    /// Makes a picture of the gallery one to start from.
+    ///
+    /// # Errors
+    /// Fails if there is no such picture.
+    pub fn start_from(&self, id: u32) -> Result<InputPicture> {
+        self.inputs.add(&self.desk.gallery.path(id)?)
+    }
+
+    /// The picture to start from that a recipe names by its hash.
+    ///
+    /// # Errors
+    /// Fails if it cannot be read.
+    pub fn input_picture(&self, sha256: &str) -> Result<Option<InputPicture>> {
+        self.inputs.get(sha256)
+    }
+
+    // ---- prompt
+
+    /// A prompt's length for a base model.
+    ///
+    /// # Errors
+    /// Fails if there is no such base model, or its tokenizer cannot be read.
+    pub fn count_tokens(&self, model: &FileRef, text: &str) -> Result<TokenCount> {
+        let tokenizer = self.tokenizer(model)?;
+        let text::Fill { used, ends } = text::fill(&tokenizer, text);
+        let utf16 = |end: usize| text[..end].encode_utf16().count() as u32;
+        Ok(TokenCount {
+            used: used.last().copied().unwrap_or_default() as u32,
+            total: used.iter().sum::<usize>() as u32,
+            limit: text::CAPACITY as u32,
+            ends: ends.into_iter().map(utf16).collect(),
+        })
+    }
+
+    fn tokenizer(&self, model: &FileRef) -> Result<Arc<Tokenizer>> {
+        let folder = self.desk.names()?.path(Kind::BaseModel, model)?.join("tokenizer");
+        let mut kept = self.tokenizers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tokenizer) = kept.get(&folder) {
+            return Ok(tokenizer.clone());
+        }
+        let tokenizer = Arc::new(match folder.is_dir() {
+            true => Tokenizer::open(&folder)?,
+            false => Tokenizer::clip(),
+        });
+        kept.insert(folder, tokenizer.clone());
+        Ok(tokenizer)
+    }
+
+    // ---- what the person owns
+
+    /// Keeps what the window looks like; it is in the next snapshot.
+    ///
+    /// # Errors
+    /// Fails if nothing can be written.
+    pub fn save_session(&self, session: &Value) -> Result<()> {
+        self.desk.db.lock().execute(
+            "INSERT INTO session (id, json) VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET json = ?1",
+            [session.to_string()],
+        )?;
+        Ok(())
+    }
+
+    /// Keeps a stack under a name; one of that name is replaced.
+    ///
+    /// # Errors
+    /// Fails if the name is empty or nothing can be written.
+    pub fn save_stack(&self, name: &str, stack: &Value) -> Result<()> {
+        let name = name.trim();
+        if name.is_empty() {
+            let error = Error::new(Code::InvalidParams { field: "name" }, "a stack needs a name");
+            return Err(error.hint("say what it makes: “neon on paper”"));
+        }
+        let db = self.desk.db.lock();
+        db.execute(
+            "INSERT INTO stack (name, json, saved_at) VALUES (?1, ?2, ?3)
+             ON CONFLICT (name) DO UPDATE SET json = ?2, saved_at = ?3",
+            rusqlite::params![name, stack.to_string(), db::now()],
+        )?;
+        self.desk.events.send(&Event::Stacks(stacks(&db)?));
+        Ok(())
+    }
+
+    /// Deletes a saved stack.
+    ///
+    /// # Errors
+    /// Fails if nothing can be written.
+    pub fn delete_stack(&self, name: &str) -> Result<()> {
+        let db = self.desk.db.lock();
+        db.execute("DELETE FROM stack WHERE name = ?1", [name])?;
+        self.desk.events.send(&Event::Stacks(stacks(&db)?));
+        Ok(())
+    }
+
+    /// The settings as they are.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.desk.settings()
+    }
+
+    /// Takes settings over, at once and for the next start.
+    ///
+    /// # Errors
+    /// Names the setting that cannot be used; nothing is changed then.
+    pub fn set_settings(&self, settings: Settings) -> Result<()> {
+        settings.check()?;
+        settings.write(&self.desk.data.settings)?;
+        self.desk.gallery.set_folder(pictures_folder(&self.desk.data, &settings));
+        let _state = self.desk.state();
+        self.desk.set_settings(settings.clone());
+        self.desk.events.send(&Event::Settings(Box::new(settings)));
+        Ok(())
+    }
+
+    /// Where the program's log is.
+    #[must_use]
+    pub fn log_folder(&self) -> PathBuf {
+        self.desk.data.log()
+    }
+
+    // ---- pixels
+
+    /// Answers the window's own protocol: `picture|thumb|preview|live|input`, a slash, an id.
+    ///
+    /// # Errors
+    /// [`Code::MissingFile`] if there is no such picture.
+    pub fn pixels(&self, address: &str) -> Result<Pixels> {
+        let nothing = || Error::new(Code::MissingFile, format!("there is no picture `{address}`"));
+        let (kind, id) = address.trim_matches('/').split_once('/').ok_or_else(nothing)?;
+        let number = || id.parse::<u32>().map_err(|_| nothing());
+        let png = |bytes| Pixels { bytes, mime: "image/png", lasting: true };
+        let of = |(bytes, mime): (Vec<u8>, &'static str)| Pixels { bytes, mime, lasting: true };
+        Ok(match kind {
+            "picture" => png(fs::read(self.desk.gallery.path(number()?)?)?),
+            "thumb" => of(self.desk.gallery.thumbnail(number()?)?),
+            "preview" => png(self.desk.preview(number()?)?),
+            "live" => Pixels { lasting: false, ..png(self.desk.shown()?) },
+            "input" => of(self.inputs.read(id)?),
+            _ => return Err(nothing()),
+        })
+    }
+
+    /// Parameters to begin with: those that suit the starter.
+    fn defaults(&self) -> Result<GenerationParams> {
+        match &self.desk.data.starter {
+            Some(_) => self.desk.names()?.defaults(&FileRef::named(starter::NAME)),
+            None => Ok(GenerationParams::default()),
+        }
+    }
+}
+
+impl Drop for Studio {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Desk {
+    /// Hands files to the window, now or as soon as there is one. No files: come to the front.
+    fn files(&self, files: Vec<String>) {
+        let mut state = self.state();
+        if self.events.heard() {
+            self.events.send(&Event::Files(files));
+        } else {
+            state.files.extend(files);
+        }
+    }
+}
+
+/// A recipe on what suits its base model, if that is here, and the starter's defaults otherwise.
+///
+/// # Errors
+/// Fails if a value is of the wrong type.
+pub(crate) fn offer(names: &Library, recipe: Recipe) -> Result<RecipeOffer> {
+    let named = recipe.fields.get("model").cloned();
+    let model: Option<FileRef> = named.and_then(|model| serde_json::from_value(model).ok());
+    let suited = model.as_ref().and_then(|model| names.defaults(model).ok());
+    let starter = || names.defaults(&FileRef::named(starter::NAME)).ok();
+    let mut params = suited.or_else(starter).unwrap_or_default();
+    params.prompt.clear();
+    let mut warnings = recipe.warnings;
+    warnings.extend(params.apply(recipe.fields)?);
+    let warnings = warnings.iter().map(|warning| sentence(warning)).collect();
+    Ok(RecipeOffer { params, warnings })
+}
+
+fn pictures_folder(data: &DataFolder, settings: &Settings) -> PathBuf {
+    settings.output_folder.as_deref().map_or_else(|| data.pictures.clone(), PathBuf::from)
+}
+
+fn session(db: &rusqlite::Connection) -> Result<Value> {
+    let json: Option<String> =
+        db.query_row("SELECT json FROM session", [], |row| row.get(0)).optional()?;
+    Ok(json.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default())
+}
+
+fn stacks(db: &rusqlite::Connection) -> Result<Vec<NamedStack>> {
+    let mut statement = db.prepare("SELECT name, json, saved_at FROM stack ORDER BY name")?;
+    let rows = statement.query_map([], |row| {
+        let json: String = row.get(1)?;
+        let stack = serde_json::from_str(&json).unwrap_or_default();
+        Ok(NamedStack { name: row.get(0)?, stack, saved_at: row.get(2)? })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// A failure as the window shows it, for places where there is no [`Error`].
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::from(&error)
+    }
+}
