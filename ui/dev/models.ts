@@ -49,6 +49,7 @@ function card(part: Partial<ModelCard> & Pick<ModelCard, 'name' | 'title' | 'kin
 		defaults: null,
 		facts: [],
 		used_at: null,
+		note: { title: null, trigger_words: null, default_weight: null, pigment: null },
 		...part
 	};
 }

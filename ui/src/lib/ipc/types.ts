@@ -201,6 +201,8 @@ export type ModelCard = {
 	facts: [string, string][];
 	/** When it was last used, in milliseconds since 1970. */
 	used_at: number | null;
+	/** What the person said of it: `set_model_note` replaces it whole. */
+	note: ModelNote;
 };
 
 export type Library = { revision: number; cards: ModelCard[]; folders: LibraryFolder[]; scanning: boolean };
