@@ -59,5 +59,36 @@ export const SHORTCUTS: Group[] = [
 			{ keys: 'Ctrl+Up', does: 'More emphasis on the word or the selection' },
 			{ keys: 'Ctrl+Down', does: 'Less emphasis' }
 		]
+	},
+	{
+		group: 'Gallery',
+		items: [
+			{ keys: 'Arrows', does: 'To the picture beside it; with Shift the ones between too' },
+			{ keys: 'Ctrl+A', does: 'Select all pictures' },
+			{ keys: 'Enter', does: 'Full screen, and back' },
+			{ keys: 'F', does: 'Make it a favourite, or not' },
+			{ keys: 'C', does: 'Copy the picture' },
+			{ keys: 'Delete', does: 'Delete what is selected' },
+			{ keys: 'Escape', does: 'Select none' }
+		]
+	},
+	{
+		group: 'Full screen',
+		items: [
+			{ keys: 'Left', does: 'The picture before' },
+			{ keys: 'Right', does: 'The next picture' },
+			{ keys: '+', does: 'Zoom in' },
+			{ keys: '-', does: 'Zoom out' },
+			{ keys: '0', does: 'As large as fits' },
+			{ keys: '1', does: 'One screen pixel for each of the picture’s' }
+		]
+	},
+	{
+		group: 'Library',
+		items: [
+			{ keys: 'Arrows', does: 'To the card beside it' },
+			{ keys: 'Enter', does: 'Onto the stack, or use as ground' },
+			{ keys: 'Escape', does: 'Select none' }
+		]
 	}
 ];
