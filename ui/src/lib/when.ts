@@ -1,6 +1,6 @@
 /** Points in time as people say them. */
 
-const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
+const clock = new Intl.DateTimeFormat(undefined, { hour: 'numeric', minute: '2-digit' });
 const day = new Intl.DateTimeFormat(undefined, {
 	day: 'numeric',
 	month: 'long',
