@@ -96,19 +96,16 @@ export class Selection {
 			if (kept.length < this.#ids.size) this.#ids = new Set(kept);
 		}
 		const at = this.#active === null ? -1 : list.indexOf(this.#active);
-		if (at >= 0) {
-			this.#at = at;
-		} else if (follow && this.#active !== null && list.length > 0) {
-			const next = Math.min(Math.max(this.#at, 0), list.length - 1);
-			if (had && this.#ids.size === 0) {
-				this.pick(next);
-			} else {
-				this.#at = next;
-				this.#active = this.#anchor = list[next] ?? null;
-			}
-		} else {
+		const next = at >= 0 ? at : Math.min(Math.max(this.#at, 0), list.length - 1);
+		if (at < 0 && (!follow || this.#active === null || list.length === 0)) {
 			this.#active = this.#anchor = null;
 			this.#at = -1;
+		} else if (follow && had && this.#ids.size === 0) {
+			this.pick(next);
+		} else {
+			this.#at = next;
+			this.#active = list[next] ?? null;
+			if (at < 0) this.#anchor = this.#active;
 		}
 	}
 }
