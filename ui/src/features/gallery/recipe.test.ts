@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { Catalog, GalleryImage, GenerationParams } from '$lib/ipc/types';
-import { rowsOf, weightOf } from './recipe';
+import { rowsOf, weightOf, weightsOf } from './recipe';
 
 const catalog = {
 	samplers: [{ id: 'dpmpp_2m', name: 'DPM++ 2M' }],
@@ -45,6 +45,8 @@ describe('a recipe in words', () => {
 	it('has one weight, or one for each network', () => {
 		const adapter = { name: 'ink', unet_weight: 0.9, text_encoder_weight: 0.9, enabled: true };
 		expect(weightOf(adapter)).toBe('0.90');
-		expect(weightOf({ ...adapter, text_encoder_weight: 0.3 })).toBe('UNet 0.90 · text 0.30');
+		const apart = { ...adapter, text_encoder_weight: 0.3 };
+		expect(weightOf(apart)).toBeNull();
+		expect(weightsOf(apart)).toBe('UNet 0.90 · text encoder 0.30');
 	});
 });

@@ -6,10 +6,15 @@ import { when } from '$lib/when';
 const nameOf = (choices: readonly Choice[], id: string) =>
 	choices.find((choice) => choice.id === id)?.name ?? id;
 
-/** "0.90", or both where each network has its own. */
-export function weightOf({ unet_weight, text_encoder_weight }: AdapterParams): string {
-	if (unet_weight === text_encoder_weight) return unet_weight.toFixed(2);
-	return `UNet ${unet_weight.toFixed(2)} · text ${text_encoder_weight.toFixed(2)}`;
+/** "0.90"; `null` where each network has its own. */
+export function weightOf({ unet_weight, text_encoder_weight }: AdapterParams): string | null {
+	return unet_weight === text_encoder_weight ? unet_weight.toFixed(2) : null;
+}
+
+/** "UNet 0.90 · text encoder 0.30", where they differ. */
+export function weightsOf({ unet_weight, text_encoder_weight }: AdapterParams): string | null {
+	if (unet_weight === text_encoder_weight) return null;
+	return `UNet ${unet_weight.toFixed(2)} · text encoder ${text_encoder_weight.toFixed(2)}`;
 }
 
 /** What comes after ground and stack; what is as always is left out. */
