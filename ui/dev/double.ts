@@ -462,6 +462,7 @@ const commands: Record<string, Command> = {
 	set_model_note: ({ card: id, note }: { card: number; note: ModelNote }) => {
 		const card = cardOf(id);
 		if (!card) return;
+		card.note = note;
 		if (note.title) card.title = note.title;
 		if (note.trigger_words) card.trigger_words = note.trigger_words;
 		if (note.default_weight !== null) card.default_weight = note.default_weight;

@@ -2,10 +2,13 @@
 import { ipc } from '$lib/ipc/client';
 import type { Studio } from '$lib/state/studio.svelte';
 
-/** The same as dropping them onto the window. */
-export async function addFiles({ drop, toasts }: Studio) {
+/** The same as dropping them onto the window; the first that is new comes to the front. */
+export async function addFiles({ drop, library, toasts }: Studio) {
 	try {
+		const before = new Set(library.cards.map((card) => card.id));
 		await drop.drop(await ipc.chooseFiles('models'));
+		const added = library.cards.find((card) => !before.has(card.id));
+		if (added) library.shelf.reveal(added);
 	} catch (error) {
 		toasts.fail(error);
 	}

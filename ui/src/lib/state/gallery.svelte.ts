@@ -13,6 +13,15 @@ export type Filter = Omit<GalleryQuery, 'search' | 'oldest_first'>;
 
 export const ALL: Filter = { favourites: false, since: null, ground: null, adapter: null };
 
+/** How the wall looks from one start to the next. */
+export interface SavedGallery {
+	size: number;
+	oldest_first: boolean;
+}
+
+/** The smallest and the largest side of a thumbnail. */
+export const SIZES = { least: 90, most: 360 };
+
 /** After the last key of a search; after the first of several events. */
 const TYPING = 150;
 const TOGETHER = 120;
@@ -44,6 +53,9 @@ export class Gallery {
 
 	/** Where the view was scrolled to when it was left. */
 	scroll = 0;
+
+	/** The studio saves the session after each change of how the wall looks. */
+	onchange: (() => void) | null = null;
 
 	get filter() {
 		return this.#filter;
@@ -157,11 +169,23 @@ export class Gallery {
 
 	setOldestFirst(oldestFirst: boolean) {
 		this.#oldestFirst = oldestFirst;
+		this.onchange?.();
 		void this.#ask();
 	}
 
 	setSize(size: number) {
 		this.#size = size;
+		this.onchange?.();
+	}
+
+	save(): SavedGallery {
+		return { size: this.#size, oldest_first: this.#oldestFirst };
+	}
+
+	load(saved: Partial<SavedGallery> | undefined) {
+		const size = Number(saved?.size ?? this.#size);
+		this.#size = Math.min(Math.max(size || 0, SIZES.least), SIZES.most);
+		this.#oldestFirst = saved?.oldest_first === true;
 	}
 
 	// ---- what is in sight

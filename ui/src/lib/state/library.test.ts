@@ -144,3 +144,17 @@ describe('the library', () => {
 		expect(library.copying.has(1)).toBe(false);
 	});
 });
+
+describe('what is in front', () => {
+	it('comes back at the next start, and nonsense in a session is left alone', () => {
+		const { shelf } = library;
+		shelf.setKind('checkpoint');
+		shelf.setOrder('newest');
+		const next = new Library();
+		next.shelf.load(shelf.save());
+		expect(next.shelf.kind).toBe('checkpoint');
+		expect(next.shelf.order).toBe('newest');
+		next.shelf.load({ kind: 'paint' as never, order: 'toString' as never });
+		expect(next.shelf.order).toBe('newest');
+	});
+});

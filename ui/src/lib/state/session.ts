@@ -1,7 +1,9 @@
 /** The window's state from one start to the next: saved half a second after each change. */
 import { ipc } from '$lib/ipc/client';
 import type { Zoom } from './easel.svelte';
+import type { SavedGallery } from './gallery.svelte';
 import type { Document } from './generation.svelte';
+import type { SavedShelf } from './shelf.svelte';
 import type { SavedView } from './view.svelte';
 
 export interface SavedSession {
@@ -9,6 +11,8 @@ export interface SavedSession {
 	document: Document;
 	view: SavedView;
 	easel: { zoom: Zoom; shown: number | null };
+	gallery?: Partial<SavedGallery>;
+	shelf?: Partial<SavedShelf>;
 }
 
 const CALM = 500;
@@ -50,6 +54,8 @@ export function readSession(saved: unknown): SavedSession | null {
 		version: 1,
 		document: session.document,
 		view: { tab: 'studio', more: false, ...session.view },
-		easel: { zoom: null, shown: null, ...session.easel }
+		easel: { zoom: null, shown: null, ...session.easel },
+		gallery: session.gallery ?? {},
+		shelf: session.shelf ?? {}
 	};
 }

@@ -3,6 +3,12 @@ import type { ModelCard, ModelKind } from '$lib/ipc/types';
 
 export type Order = 'name' | 'used' | 'newest';
 
+/** What is in front from one start to the next. */
+export interface SavedShelf {
+	kind: ModelKind;
+	order: Order;
+}
+
 /** Index of a folder; `elsewhere`: files that are used where they lie. */
 export type Place = number | 'elsewhere';
 
@@ -28,6 +34,9 @@ export class Shelf {
 
 	/** Where the view was scrolled to when it was left. */
 	scroll = 0;
+
+	/** The studio saves the session after each change. */
+	onchange: (() => void) | null = null;
 
 	constructor(cards: () => readonly ModelCard[]) {
 		this.#cards = cards;
@@ -89,8 +98,10 @@ export class Shelf {
 	}
 
 	setKind(kind: ModelKind) {
+		if (kind === this.#kind) return;
 		this.#kind = kind;
 		this.#family = null;
+		this.#chosen = null;
 		this.#ask();
 	}
 
@@ -133,10 +144,22 @@ export class Shelf {
 		this.#chosen = card.id;
 	}
 
+	save(): SavedShelf {
+		return { kind: this.#kind, order: this.#order };
+	}
+
+	load(saved: Partial<SavedShelf> | undefined) {
+		if (saved?.kind && KINDS.includes(saved.kind)) this.#kind = saved.kind;
+		if (saved?.order && Object.hasOwn(ORDERS, saved.order)) this.#order = saved.order;
+	}
+
 	#ask() {
 		this.#topic += 1;
+		this.onchange?.();
 	}
 }
+
+const KINDS: ModelKind[] = ['adapter', 'checkpoint', 'vae', 'embedding', 'other'];
 
 const ORDERS: Record<Order, (a: ModelCard, b: ModelCard) => number> = {
 	name: byTitle,

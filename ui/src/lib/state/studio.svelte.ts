@@ -122,6 +122,7 @@ export class Studio {
 			this.#askTokens();
 		};
 		this.view.onchange = this.easel.onchange = () => this.#session.touch();
+		this.gallery.onchange = this.library.shelf.onchange = () => this.#session.touch();
 		this.library.onchange = () => {
 			if (this.#untouched) this.#layStarter();
 			this.#askFits(true);
@@ -278,6 +279,8 @@ export class Studio {
 		if (session) {
 			this.generation.load(session.document);
 			this.view.load(session.view);
+			this.gallery.load(session.gallery);
+			this.library.shelf.load(session.shelf);
 		} else {
 			this.#firstStart = true;
 		}
@@ -334,7 +337,9 @@ export class Studio {
 			version: 1,
 			document: this.generation.save(),
 			view: this.view.save(),
-			easel: { zoom: this.easel.zoom, shown: this.easel.image?.id ?? null }
+			easel: { zoom: this.easel.zoom, shown: this.easel.image?.id ?? null },
+			gallery: this.gallery.save(),
+			shelf: this.library.shelf.save()
 		};
 	}
 }
