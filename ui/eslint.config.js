@@ -25,7 +25,10 @@ export default ts.config(
 			'no-undef': 'off',
 			eqeqeq: ['error', 'always', { null: 'ignore' }],
 			'no-console': 'error',
-			'@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_' }],
+			'@typescript-eslint/no-unused-vars': [
+				'error',
+				{ argsIgnorePattern: '^_', varsIgnorePattern: '^_' }
+			],
 			'svelte/no-at-html-tags': 'error',
 			// The rule of this project is the other way round: sets and maps that are replaced whole are plain.
 			'svelte/prefer-svelte-reactivity': 'off'

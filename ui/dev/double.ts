@@ -567,7 +567,7 @@ function emit(event: string, payload: unknown) {
 async function invoke(command: string, args: Args) {
 	if (SILENT.includes(command)) return;
 	const answer = commands[command] ?? fail(`The double does not know ${command}.`);
-	return structuredClone(await answer(structuredClone({ ...args, ...plainChannel(args) })));
+	return structuredClone(await answer(structuredClone({ ...args, ...plainChannel(args) }) as Args));
 }
 
 /** A channel is a live object: only its number goes over. */

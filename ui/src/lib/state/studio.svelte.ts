@@ -70,6 +70,7 @@ export class Studio {
 	/** Connects to Rust: everything that a window needs, then the stream of what happens. */
 	static async open(): Promise<Studio> {
 		const early: Event[] = [];
+		// eslint-disable-next-line prefer-const -- the listener looks at it before it is there
 		let studio: Studio | undefined;
 		const first = new Promise<Snapshot>((resolve, reject) => {
 			ipc
