@@ -1,0 +1,48 @@
+/** A recipe in the words of the window: labels and values. */
+import { dotted, duration } from '$lib/format';
+import type { AdapterParams, Catalog, Choice, GalleryImage } from '$lib/ipc/types';
+import { when } from '$lib/when';
+
+const nameOf = (choices: readonly Choice[], id: string) =>
+	choices.find((choice) => choice.id === id)?.name ?? id;
+
+/** "0.90"; `null` where each network has its own. */
+export function weightOf({ unet_weight, text_encoder_weight }: AdapterParams): string | null {
+	return unet_weight === text_encoder_weight ? unet_weight.toFixed(2) : null;
+}
+
+/** "UNet 0.90 · text encoder 0.30", where they differ. */
+export function weightsOf({ unet_weight, text_encoder_weight }: AdapterParams): string | null {
+	if (unet_weight === text_encoder_weight) return null;
+	return `UNet ${unet_weight.toFixed(2)} · text encoder ${text_encoder_weight.toFixed(2)}`;
+}
+
+/** What comes after ground and stack; what is as always is left out. */
+export function rowsOf(image: GalleryImage, catalog: Catalog): [string, string][] {
+	const { params } = image;
+	const made: [string, string] = [
+		'Made',
+		dotted(when(image.created_at), image.seconds !== null && duration(image.seconds), image.device)
+	];
+	const size: [string, string] = ['Size', `${image.width} × ${image.height}`];
+	if (!params) return [size, made];
+
+	const rows: ([string, string] | false)[] = [
+		params.negative_prompt !== '' && ['Negative', params.negative_prompt],
+		[
+			'Sampler',
+			dotted(nameOf(catalog.samplers, params.sampler), nameOf(catalog.schedules, params.schedule))
+		],
+		['Steps, guidance', dotted(String(params.steps), params.guidance_scale.toFixed(1))],
+		params.seed !== null && ['Seed', String(params.seed)],
+		size,
+		params.init !== null && [
+			'Started from',
+			dotted(params.init.image?.name, `denoising ${params.init.denoising_strength.toFixed(2)}`)
+		],
+		params.vae !== null && ['VAE', params.vae.name],
+		params.clip_skip > 1 && ['Clip skip', String(params.clip_skip)],
+		made
+	];
+	return rows.filter((row) => row !== false);
+}

@@ -1,0 +1,37 @@
+/** The kinds of models: what they are called, and how one gets them. */
+import type { ModelKind } from '$lib/ipc/types';
+
+interface Words {
+	name: string;
+	/** Where there is none. */
+	none: string;
+	how: string;
+}
+
+export const KINDS: Record<ModelKind, Words> = {
+	adapter: {
+		name: 'Adapters',
+		none: 'No adapters yet',
+		how: 'LoRA, LoCon and LoHa files that you drop onto the window are copied here, and put on the stack. A folder of another program can be added at the left; its files stay where they are.'
+	},
+	checkpoint: {
+		name: 'Ground models',
+		none: 'No ground models yet',
+		how: 'Drop a base model onto the window, as a .safetensors file or a folder. It is used where it lies.'
+	},
+	vae: {
+		name: 'VAEs',
+		none: 'No VAEs yet',
+		how: 'A base model brings its own. Drop another one onto the window if you want to try it.'
+	},
+	embedding: {
+		name: 'Embeddings',
+		none: 'No embeddings',
+		how: 'Embeddings of words that are found in a folder are listed here. They cannot be used yet.'
+	},
+	other: {
+		name: 'Other files',
+		none: 'No other files',
+		how: 'Files of a kind that is not known are listed here, with the reason.'
+	}
+};

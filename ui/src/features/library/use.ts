@@ -1,0 +1,28 @@
+/** Putting a model to use: what the one button does, by kind. */
+import type { ModelCard } from '$lib/ipc/types';
+import type { Studio } from '$lib/state/studio.svelte';
+
+/** Whether the recipe that is being made has this model in it. */
+export function inUse({ generation, groundCard }: Studio, card: ModelCard): boolean {
+	switch (card.kind) {
+		case 'adapter':
+			return generation.has(card);
+		case 'checkpoint':
+			return groundCard?.id === card.id;
+		case 'vae':
+			return generation.numbers.vae?.name === card.name;
+		default:
+			return false;
+	}
+}
+
+/** Adapters go onto the stack, a base model becomes the ground; what cannot be used is left alone. */
+export function use({ generation }: Studio, card: ModelCard) {
+	if (!card.usable) return;
+	if (card.kind === 'adapter') generation.addLayer(card);
+	else if (card.kind === 'checkpoint') generation.setGround(card);
+	else if (card.kind === 'vae') {
+		const { name, sha256 } = card;
+		generation.set({ vae: { name, ...(sha256 && { sha256 }) } });
+	}
+}

@@ -1,0 +1,31 @@
+/** Numbers as people read them. */
+
+const UNITS = ['bytes', 'kB', 'MB', 'GB', 'TB'];
+
+/** "27 MB", "4.3 GB". */
+export function bytes(count: number): string {
+	let unit = 0;
+	while (count >= 1000 && unit < UNITS.length - 1) {
+		count /= 1000;
+		unit += 1;
+	}
+	return `${count.toFixed(count < 10 && unit > 0 ? 1 : 0)} ${UNITS[unit]}`;
+}
+
+const WORDS = ['no', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine', 'ten'];
+
+/** "one layer", "two layers", "12 layers". */
+export function counted(count: number, thing: string): string {
+	return `${WORDS[count] ?? count} ${thing}${count === 1 ? '' : 's'}`;
+}
+
+/** "1.9 s", "2 min 5 s". */
+export function duration(seconds: number): string {
+	if (seconds < 60) return `${seconds.toFixed(1)} s`;
+	return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+}
+
+/** A list with its parts told apart by a middle dot; what is missing is left out. */
+export function dotted(...parts: (string | null | undefined | false)[]): string {
+	return parts.filter(Boolean).join(' · ');
+}

@@ -1,0 +1,125 @@
+/** The library: all model files that were found, and the copies under way. */
+import { ipc } from '$lib/ipc/client';
+import type {
+	CopyProgress,
+	Event,
+	FileRef,
+	Library as Snapshot,
+	LibraryFolder,
+	ModelCard,
+	ModelKind,
+	ModelNote
+} from '$lib/ipc/types';
+import { Shelf } from './shelf.svelte';
+
+const NOTHING_SAID: ModelNote = {
+	title: null,
+	trigger_words: null,
+	default_weight: null,
+	pigment: null
+};
+
+export class Library {
+	#found = $state.raw<Omit<Snapshot, 'revision'>>({ cards: [], folders: [], scanning: false });
+	#byId = $derived(new Map(this.#found.cards.map((card) => [card.id, card])));
+	#byHash = $derived(grouped(this.#found.cards, (card) => card.sha256));
+	#byName = $derived(grouped(this.#found.cards, (card) => card.name));
+	#copying = $state.raw<ReadonlyMap<number, CopyProgress>>(new Map());
+	#asked = 0;
+
+	readonly shelf = new Shelf(() => this.cards);
+
+	/** After each replacement of the cards. */
+	onchange: (() => void) | null = null;
+
+	get cards(): readonly ModelCard[] {
+		return this.#found.cards;
+	}
+
+	get folders(): readonly LibraryFolder[] {
+		return this.#found.folders;
+	}
+
+	/** Files are still being looked at. */
+	get scanning() {
+		return this.#found.scanning;
+	}
+
+	/** By the id of the card. */
+	get copying() {
+		return this.#copying;
+	}
+
+	byId(id: number | null | undefined): ModelCard | undefined {
+		return id == null ? undefined : this.#byId.get(id);
+	}
+
+	/** By hash where both know it, else by name; the first of several, usable ones first. */
+	find(ref: FileRef, kind: ModelKind): ModelCard | undefined {
+		const alike = ref.sha256 ? (this.#byHash.get(ref.sha256) ?? []) : [];
+		const named = (this.#byName.get(ref.name) ?? []).filter(
+			(card) => !ref.sha256 || !card.sha256 || ref.sha256 === card.sha256
+		);
+		const found = [...alike, ...named].filter((card) => card.kind === kind);
+		return found.find((card) => card.usable) ?? found[0];
+	}
+
+	/** The first card with the same contents. */
+	original(card: ModelCard): ModelCard | undefined {
+		return this.byId(card.duplicate_of);
+	}
+
+	async refresh() {
+		const mine = ++this.#asked;
+		const { cards, folders, scanning } = await ipc.library();
+		if (mine !== this.#asked) return;
+		this.#found = { cards, folders, scanning };
+		this.onchange?.();
+	}
+
+	handle(event: Event) {
+		if (event.event === 'library') void this.refresh();
+		if (event.event === 'copying') {
+			const { card, done, total, error } = event.data;
+			const copying = new Map(this.#copying);
+			if (done >= total && !error) copying.delete(card);
+			else copying.set(card, event.data);
+			this.#copying = copying;
+		}
+	}
+
+	/** What the person says of a file wins over what the file says; `null` takes it back. */
+	async note(card: ModelCard, patch: Partial<ModelNote>) {
+		await ipc.setModelNote(card.id, { ...NOTHING_SAID, ...card.note, ...patch });
+		await this.refresh();
+	}
+
+	async copyIn(card: number) {
+		this.#forgetCopy(card);
+		await ipc.copyIntoLibrary(card);
+	}
+
+	async cancelCopy(card: number) {
+		await ipc.cancelCopy(card);
+		this.#forgetCopy(card);
+	}
+
+	#forgetCopy(card: number) {
+		if (!this.#copying.has(card)) return;
+		const copying = new Map(this.#copying);
+		copying.delete(card);
+		this.#copying = copying;
+	}
+}
+
+function grouped(cards: readonly ModelCard[], key: (card: ModelCard) => string | null) {
+	const groups = new Map<string, ModelCard[]>();
+	for (const card of cards) {
+		const name = key(card);
+		if (name === null) continue;
+		const group = groups.get(name);
+		if (group) group.push(card);
+		else groups.set(name, [card]);
+	}
+	return groups;
+}

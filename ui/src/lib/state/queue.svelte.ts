@@ -1,0 +1,145 @@
+/** The jobs: the one that runs, those that wait, those that ended without a picture. */
+import { ipc } from '$lib/ipc/client';
+import type { Event, Job, JobProgress, JobState } from '$lib/ipc/types';
+
+const WITHOUT_PICTURE: readonly JobState[] = ['failed', 'cancelled', 'interrupted'];
+
+export class Queue {
+	#jobs = $state.raw<ReadonlyMap<number, Job>>(new Map());
+	#order = $state.raw<readonly number[]>([]);
+	#paused = $state(false);
+	#progress = $state.raw<JobProgress | null>(null);
+
+	#running = $derived([...this.#jobs.values()].find((job) => job.state === 'running'));
+	#waiting = $derived(
+		this.#order.map((id) => this.#jobs.get(id)).filter((job) => job?.state === 'queued') as Job[]
+	);
+	#ended = $derived(
+		[...this.#jobs.values()]
+			.filter((job) => WITHOUT_PICTURE.includes(job.state))
+			.sort((a, b) => b.id - a.id)
+	);
+
+	get running(): Job | undefined {
+		return this.#running;
+	}
+
+	get waiting(): readonly Job[] {
+		return this.#waiting;
+	}
+
+	/** Newest first. */
+	get ended(): readonly Job[] {
+		return this.#ended;
+	}
+
+	get paused() {
+		return this.#paused;
+	}
+
+	/** Of the running job. */
+	get progress(): JobProgress | null {
+		return this.#progress?.job === this.#running?.id ? this.#progress : null;
+	}
+
+	/** All that is still to be made. */
+	get length() {
+		return this.#waiting.length + (this.#running ? 1 : 0);
+	}
+
+	job(id: number): Job | undefined {
+		return this.#jobs.get(id);
+	}
+
+	/** Address of the newest preview of a job, by revision. */
+	preview(id: number): number | null {
+		return this.#progress?.job === id ? this.#progress.preview : null;
+	}
+
+	setPaused(paused: boolean) {
+		return ipc.setPaused(paused);
+	}
+
+	cancel(id: number) {
+		return ipc.cancelJob(id);
+	}
+
+	requeue(id: number) {
+		return ipc.requeueJob(id);
+	}
+
+	dismiss(id: number) {
+		return ipc.dismissJob(id);
+	}
+
+	/** Oldest first, so that they come in the order in which they were asked for. */
+	async requeueInterrupted() {
+		const interrupted = this.#ended.filter((job) => job.state === 'interrupted').reverse();
+		for (const job of interrupted) await ipc.requeueJob(job.id);
+	}
+
+	async dismissAll() {
+		for (const job of this.#ended) await ipc.dismissJob(job.id);
+	}
+
+	/** Moves a waiting job; shown at once, and confirmed by the `queue` event. */
+	move(id: number, to: number) {
+		const order = this.#waiting.map((job) => job.id).filter((other) => other !== id);
+		const before = order[to] ?? null;
+		order.splice(to, 0, id);
+		this.#order = order;
+		return ipc.moveJob(id, before);
+	}
+
+	handle(event: Event) {
+		switch (event.event) {
+			case 'snapshot':
+				this.#jobs = new Map(event.data.jobs.map((job) => [job.id, job]));
+				this.#order = event.data.order;
+				this.#paused = event.data.paused;
+				this.#progress = event.data.progress;
+				break;
+			case 'job':
+				this.#jobs = new Map(this.#jobs).set(event.data.id, event.data);
+				break;
+			case 'job_removed': {
+				const jobs = new Map(this.#jobs);
+				jobs.delete(event.data);
+				this.#jobs = jobs;
+				break;
+			}
+			case 'queue':
+				this.#order = event.data.order;
+				this.#paused = event.data.paused;
+				break;
+			case 'progress':
+				this.#progress = event.data;
+				break;
+		}
+	}
+}
+
+/** What a job is doing, in a few words. */
+export function phrase(progress: JobProgress | null): string {
+	switch (progress?.phase) {
+		case undefined:
+		case 'load':
+			return 'Loading the ground';
+		case 'patch':
+			return 'Mixing the stack';
+		case 'encode':
+			return 'Reading the words';
+		case 'sample':
+			return `Step ${progress.step} of ${progress.steps}`;
+		case 'decode':
+			return 'Developing the picture';
+	}
+}
+
+/** "1 s left", "3 min left". */
+export function timeLeft(seconds: number | null): string {
+	if (seconds === null) return '';
+	if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s left`;
+	if (seconds < 5400) return `${Math.round(seconds / 60)} min left`;
+	return `${(seconds / 3600).toFixed(1)} h left`;
+}

@@ -1,0 +1,346 @@
+/**
+ * The window's state as a whole: subscribes once, hands events to the classes, and joins what
+ * concerns several of them.
+ */
+import { ipc, IpcError } from '$lib/ipc/client';
+import type {
+	Catalog,
+	Dropped,
+	Event,
+	Failure,
+	GalleryImage,
+	GenerationParams,
+	ModelCard,
+	NamedStack,
+	RecipeOffer,
+	Snapshot
+} from '$lib/ipc/types';
+import { createContext } from 'svelte';
+import { Deletion } from './deletion.svelte';
+import { Drop } from './drop.svelte';
+import { Easel } from './easel.svelte';
+import { Fits } from './fits.svelte';
+import { Gallery } from './gallery.svelte';
+import { Generation, type Layer, type Restored, type SavedStack } from './generation.svelte';
+import { Library } from './library.svelte';
+import { Live } from './live.svelte';
+import { Queue } from './queue.svelte';
+import { Recents } from './recents.svelte';
+import { readSession, Session, type SavedSession } from './session';
+import { SettingsState } from './settings.svelte';
+import { Toasts } from './toasts.svelte';
+import { Tokens } from './tokens.svelte';
+import { View } from './view.svelte';
+
+/** Seeds go up to what JavaScript can hold exactly, but short ones are easier to tell to somebody. */
+const LARGEST_DRAWN_SEED = 2 ** 32;
+
+export const [getStudio, setStudio] = createContext<Studio>();
+
+export class Studio {
+	readonly catalog: Catalog;
+	readonly defaults: GenerationParams;
+	readonly device: string;
+	readonly outputFolder: string;
+	readonly dataFolder: string;
+
+	readonly generation: Generation;
+	readonly settings: SettingsState;
+	readonly library = new Library();
+	readonly gallery = new Gallery();
+	readonly queue = new Queue();
+	readonly recents = new Recents();
+	readonly toasts = new Toasts();
+	readonly view = new View();
+	readonly fits = new Fits();
+	readonly tokens = new Tokens();
+	readonly negativeTokens = new Tokens();
+	readonly live: Live;
+	readonly easel: Easel;
+	readonly drop: Drop;
+	readonly deletion: Deletion;
+
+	#session: Session;
+	#stacks = $state.raw<readonly NamedStack[]>([]);
+	#firstStart = $state(false);
+	#failure = $state.raw<Failure | null>(null);
+	/** Until something is touched, a library that is found late still lays the starter's styles. */
+	#untouched = false;
+
+	/** Connects to Rust: everything that a window needs, then the stream of what happens. */
+	static async open(): Promise<Studio> {
+		const early: Event[] = [];
+		// eslint-disable-next-line prefer-const -- the listener looks at it before it is there
+		let studio: Studio | undefined;
+		const first = new Promise<Snapshot>((resolve, reject) => {
+			ipc
+				.subscribe((event) => {
+					if (studio) studio.#handle(event);
+					else if (event.event === 'snapshot') resolve(event.data);
+					else early.push(event);
+				})
+				.catch(reject);
+		});
+		const [snapshot, catalog] = await Promise.all([first, ipc.catalog()]);
+		studio = new Studio(snapshot, catalog);
+		for (const event of early) studio.#handle(event);
+		await studio.#begin(snapshot);
+		return studio;
+	}
+
+	private constructor(snapshot: Snapshot, catalog: Catalog) {
+		this.catalog = catalog;
+		this.defaults = snapshot.defaults;
+		this.device = snapshot.device;
+		this.outputFolder = snapshot.output_folder;
+		this.dataFolder = snapshot.data_folder;
+		this.settings = new SettingsState(snapshot.settings);
+		this.generation = new Generation(snapshot.defaults);
+		this.live = new Live(
+			() => this.generation.params(),
+			(error) => this.toasts.fail(error)
+		);
+		this.easel = new Easel(this.queue, this.live);
+		this.drop = new Drop(
+			() => this.groundCard?.id ?? null,
+			(dropped) => this.#receive(dropped),
+			(error) => this.toasts.fail(error)
+		);
+		this.deletion = new Deletion(this.toasts, () => this.settings.current.confirm_delete);
+		this.#session = new Session(
+			() => this.#save(),
+			(error) => this.toasts.fail(error)
+		);
+		this.#handle({ event: 'snapshot', data: snapshot });
+
+		this.generation.staysOut = (layer) => this.reasonOut(layer) !== null;
+		this.generation.onchange = () => {
+			this.#untouched = false;
+			this.#failure = null;
+			this.#session.touch();
+			this.live.touch();
+			this.#askFits();
+			this.#askTokens();
+		};
+		this.view.onchange = this.easel.onchange = () => this.#session.touch();
+		this.gallery.onchange = this.library.shelf.onchange = () => this.#session.touch();
+		this.library.onchange = () => {
+			if (this.#untouched) this.#layStarter();
+			this.#askFits(true);
+			this.#askTokens();
+		};
+		this.deletion.ondelete = (ids) => {
+			const rest = this.recents.images.filter((image) => !ids.includes(image.id));
+			const at = this.recents.images.findIndex((image) => ids.includes(image.id));
+			this.easel.forget(ids, rest[at] ?? rest.at(-1) ?? null);
+		};
+	}
+
+	/** Cards of the ground and of layers; `undefined`: the file is gone. */
+	get groundCard(): ModelCard | undefined {
+		return this.library.find(this.generation.ground, 'checkpoint');
+	}
+
+	cardOf(layer: Layer): ModelCard | undefined {
+		return this.library.find(layer, 'adapter');
+	}
+
+	/** Why a layer stays out of the picture: whole sentences; `null`: it does not. */
+	reasonOut(layer: Layer): string | null {
+		const card = this.cardOf(layer);
+		if (!card) {
+			return this.library.scanning
+				? null
+				: 'Its file is gone. Put it back into a folder of the library, or take the layer off the stack.';
+		}
+		const ground = this.groundCard;
+		if (ground?.family && card.family && card.family !== ground.family) {
+			return `Made for ${card.family}. The ground is ${ground.family}, so it stays out of the picture.`;
+		}
+		if (!card.usable) return card.notes[0] ?? 'This program cannot use it yet.';
+		return this.fits.of(card.id)?.refusal ?? null;
+	}
+
+	/** Saved under a name. */
+	get stacks(): readonly NamedStack[] {
+		return this.#stacks;
+	}
+
+	/** Generate pulses once. */
+	get firstStart() {
+		return this.#firstStart;
+	}
+
+	/** One job for each picture; while one runs, they wait. */
+	async generate() {
+		const { generation, live } = this;
+		this.#firstStart = false;
+		if (!live.on && !generation.numbers.seed_locked) generation.drawn(this.randomSeed());
+		this.easel.follow();
+		try {
+			await ipc.enqueue(generation.params(), generation.numbers.count);
+		} catch (error) {
+			if (error instanceof IpcError && error.failure.field) this.#failure = error.failure;
+			else this.toasts.fail(error);
+		}
+	}
+
+	/** What is wrong with one of the fields, since the last Generate. */
+	get failure(): Failure | null {
+		return this.#failure;
+	}
+
+	randomSeed() {
+		return Math.floor(Math.random() * LARGEST_DRAWN_SEED);
+	}
+
+	show(image: GalleryImage) {
+		this.easel.show(image);
+		this.view.go('studio');
+	}
+
+	/** Puts a recipe, or a part of it, back into the studio. */
+	async restore(params: GenerationParams, what: Restored) {
+		const hash = what === 'all' ? params.init?.image?.sha256 : undefined;
+		try {
+			const picture = hash ? await ipc.inputPicture(hash) : null;
+			this.generation.restore(params, what, picture);
+			this.view.go('studio');
+		} catch (error) {
+			this.toasts.fail(error);
+		}
+	}
+
+	async offerRecipe({ params, warnings }: RecipeOffer) {
+		await this.restore(params, 'all');
+		for (const message of warnings) this.toasts.show({ message });
+	}
+
+	/** A picture of the gallery as the one to start from. */
+	async startFrom(id: number) {
+		try {
+			this.generation.startFrom(await ipc.startFrom(id));
+			this.view.go('studio');
+		} catch (error) {
+			this.toasts.fail(error);
+		}
+	}
+
+	saveStack(name: string) {
+		return ipc.saveStack(name, this.generation.saveStack());
+	}
+
+	loadStack({ stack }: NamedStack) {
+		this.generation.loadStack(stack as SavedStack);
+	}
+
+	/** Takes it off the list, with an Undo. */
+	async deleteStack({ name, stack }: NamedStack) {
+		try {
+			await ipc.deleteStack(name);
+			this.toasts.show({
+				message: `The stack “${name}” is deleted.`,
+				action: {
+					label: 'Undo',
+					run: () => void ipc.saveStack(name, stack).catch((error) => this.toasts.fail(error))
+				}
+			});
+		} catch (error) {
+			this.toasts.fail(error);
+		}
+	}
+
+	#handle(event: Event) {
+		this.queue.handle(event);
+		this.live.handle(event);
+		this.easel.handle(event);
+		this.recents.handle(event);
+		this.library.handle(event);
+		this.gallery.handle(event);
+		this.settings.handle(event);
+		switch (event.event) {
+			case 'snapshot':
+				this.#stacks = event.data.stacks;
+				for (const notice of event.data.notices) this.toasts.show(notice);
+				break;
+			case 'stacks':
+				this.#stacks = event.data;
+				break;
+			case 'files':
+				void this.drop.drop(event.data);
+				break;
+			case 'notice':
+				this.toasts.show(event.data);
+				break;
+		}
+	}
+
+	async #begin(snapshot: Snapshot) {
+		const session = readSession(snapshot.session);
+		if (session) {
+			this.generation.load(session.document);
+			this.view.load(session.view);
+			this.gallery.load(session.gallery);
+			this.library.shelf.load(session.shelf);
+		} else {
+			this.#firstStart = true;
+		}
+		await Promise.all([this.library.refresh(), this.recents.refresh()]).catch((error) =>
+			this.toasts.fail(error)
+		);
+		if (!session) this.#layStarter();
+		const shown = session?.easel.shown;
+		const image = (shown != null && this.recents.byId(shown)) || this.recents.images[0];
+		this.easel.begin(image || undefined, session?.easel.zoom ?? null);
+		this.#askFits();
+		this.#askTokens();
+	}
+
+	/** The first start teaches by doing: two of the starter's styles lie on the stack. */
+	#layStarter() {
+		const styles = this.library.cards.filter((card) => card.starter && card.kind === 'adapter');
+		this.generation.beginWith(styles.slice(0, 2));
+		this.#untouched = styles.length === 0;
+	}
+
+	/** Adapters go onto the stack; what needs an answer, or cannot be used, is given back. */
+	async #receive(dropped: Dropped[]): Promise<Dropped[]> {
+		if (dropped.some((one) => 'card' in one)) await this.library.refresh();
+		const usable = dropped.filter((one) => one.kind === 'adapter' && one.usable);
+		this.generation.together(() => {
+			// The last one dropped would lie on top; the first one that was picked should.
+			for (const one of usable.toReversed()) {
+				const card = one.kind === 'adapter' && this.library.byId(one.card);
+				if (card) this.generation.addLayer(card);
+			}
+		});
+		for (const one of usable) {
+			if (one.kind === 'adapter' && one.note) this.toasts.show({ message: one.note });
+		}
+		return dropped.filter((one) => !usable.includes(one));
+	}
+
+	#askFits(anew = false) {
+		const adapters = this.generation.layers.flatMap((layer) => this.cardOf(layer)?.id ?? []);
+		void this.fits
+			.ask(this.groundCard?.id, adapters, anew)
+			.catch((error) => this.toasts.fail(error));
+	}
+
+	#askTokens() {
+		const ground = this.groundCard?.id ?? null;
+		this.tokens.ask(ground, this.generation.prompt);
+		this.negativeTokens.ask(ground, this.generation.negativePrompt);
+	}
+
+	#save(): SavedSession {
+		return {
+			version: 1,
+			document: this.generation.save(),
+			view: this.view.save(),
+			easel: { zoom: this.easel.zoom, shown: this.easel.image?.id ?? null },
+			gallery: this.gallery.save(),
+			shelf: this.library.shelf.save()
+		};
+	}
+}
