@@ -2,6 +2,7 @@
 #
 #   make run     builds the program and makes the first picture
 #   make test    runs every check that CI runs
+#   make ui      checks the interface of the coming window
 #
 # Both install what is missing first.
 
@@ -12,7 +13,7 @@ SHELL := bash
 # What the build needs beyond Rust: a C compiler, for the allocator.
 PACKAGES := gcc libc6-dev
 
-.PHONY: setup run test format starter
+.PHONY: setup run test ui format starter
 
 setup:
 	@missing=""; \
@@ -37,6 +38,10 @@ test: setup
 	cargo test --locked --workspace
 	scripts/check-dependencies.sh
 	@test -z "$$(git status --porcelain 2>/dev/null)" || echo "note: the work tree has changes that are not committed"
+
+# Checks the window's interface, on a double of the program: needs Node.
+ui:
+	cd ui && npm ci && npm run check && npm run lint && npm test && npm run build
 
 format:
 	cargo fmt --all
