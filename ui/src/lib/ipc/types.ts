@@ -1,378 +1,1066 @@
-// Written by `cargo test -p impasto-studio` from the Rust types; do not edit.
+// Written by `cargo test -p impasto-studio` from the Rust types: do not edit.
 
-/** A file by name and hash. */
-export type FileRef = { name: string; sha256?: string; data_sha256?: string };
+/**
+ * A file by name and hash.
+ */
+export type FileRef = { 
+/**
+ * File name without extension, a short name, or a path; without a folder once it is resolved.
+ */
+name: string, 
+/**
+ * SHA-256 of the file in hex, or its first ten digits at least. For a folder see
+ * [`hash`](crate::hash).
+ */
+sha256?: string, 
+/**
+ * SHA-256 of what follows a safetensors file's header, or its first twelve digits at least: by
+ * this A1111 knows adapters, as it survives a change of metadata.
+ */
+data_sha256?: string, };
 
-/** One adapter of the stack. */
-export type AdapterParams = FileRef & {
-	unet_weight: number;
-	text_encoder_weight: number;
-	enabled: boolean;
-};
+/**
+ * One adapter of the stack.
+ */
+export type AdapterParams = { 
+/**
+ * How much of it acts on the UNet.
+ */
+unet_weight: number, 
+/**
+ * How much of it acts on the text encoder.
+ */
+text_encoder_weight: number, 
+/**
+ * An adapter that is switched off keeps its place and its weights, and does nothing.
+ */
+enabled: boolean, 
+/**
+ * File name without extension, a short name, or a path; without a folder once it is resolved.
+ */
+name: string, 
+/**
+ * SHA-256 of the file in hex, or its first ten digits at least. For a folder see
+ * [`hash`](crate::hash).
+ */
+sha256?: string, 
+/**
+ * SHA-256 of what follows a safetensors file's header, or its first twelve digits at least: by
+ * this A1111 knows adapters, as it survives a change of metadata.
+ */
+data_sha256?: string, };
 
-/** The picture to start from. */
-export type InitParams = { image: FileRef | null; denoising_strength: number; fit: InitFit };
+/**
+ * The picture to start from.
+ */
+export type InitParams = { 
+/**
+ * The picture; a recipe of another program knows that there was one, but not which.
+ */
+image: FileRef | null, 
+/**
+ * The part of the schedule that is run, `0..=1`.
+ */
+denoising_strength: number, 
+/**
+ * How a picture of another shape is brought to this one's.
+ */
+fit: InitFit, };
 
-/** How a first picture of another shape is brought to the picture's: its edges cut off, or bars added. */
-export type InitFit = 'crop' | 'fit';
+/**
+ * How a first picture of another shape is brought to the picture's.
+ */
+export type InitFit = "crop" | "fit";
 
-export type NoiseParams = FileRef & { index: number };
+/**
+ * First noise from a file.
+ */
+export type NoiseParams = { 
+/**
+ * Which of the `n`.
+ */
+index: number, 
+/**
+ * File name without extension, a short name, or a path; without a folder once it is resolved.
+ */
+name: string, 
+/**
+ * SHA-256 of the file in hex, or its first ten digits at least. For a folder see
+ * [`hash`](crate::hash).
+ */
+sha256?: string, 
+/**
+ * SHA-256 of what follows a safetensors file's header, or its first twelve digits at least: by
+ * this A1111 knows adapters, as it survives a change of metadata.
+ */
+data_sha256?: string, };
 
-export type Rng = 'torch-cpu' | 'nv';
-export type Precision = 'f32' | 'bf16' | 'f16';
+export type Rng = "torch-cpu" | "nv";
 
-/** All that a person chose for a picture. */
-export type GenerationParams = {
-	version: number;
-	model: FileRef;
-	vae: FileRef | null;
-	adapters: AdapterParams[];
-	prompt: string;
-	negative_prompt: string;
-	width: number;
-	height: number;
-	steps: number;
-	guidance_scale: number;
-	sampler: string;
-	schedule: string;
-	/** Up to 2^53 - 1; `null` asks for a random one. */
-	seed: number | null;
-	rng: Rng;
-	clip_skip: number;
-	precision: Precision;
-	init: InitParams | null;
-	noise: NoiseParams | null;
-};
+export type Precision = "f32" | "bf16" | "f16";
 
-/** What a program can do about a failure, beyond showing it. */
-export type Code =
-	| 'cancelled'
-	| 'missing_file'
-	| 'wrong_base_model'
-	| 'invalid_params'
-	| 'out_of_memory'
-	| 'no_trash'
-	| 'unknown';
+/**
+ * All that a person chose for a picture.
+ */
+export type GenerationParams = { 
+/**
+ * [`VERSION`].
+ */
+version: number, 
+/**
+ * The base model.
+ */
+model: FileRef, 
+/**
+ * A VAE instead of the base model's own.
+ */
+vae: FileRef | null, 
+/**
+ * The stack.
+ */
+adapters: Array<AdapterParams>, 
+/**
+ * May contain adapter tags, which [`resolve`](crate::resolve) moves into the stack.
+ */
+prompt: string, 
+/**
+ * What to avoid.
+ */
+negative_prompt: string, 
+/**
+ * Pixels, a multiple of 8.
+ */
+width: number, 
+/**
+ * Pixels, a multiple of 8.
+ */
+height: number, 
+/**
+ * Steps of the full schedule; with a first picture, the end of it is run.
+ */
+steps: number, 
+/**
+ * Classifier-free guidance; 1 turns it off.
+ */
+guidance_scale: number, 
+/**
+ * Id of a sampler.
+ */
+sampler: string, 
+/**
+ * Id of a schedule.
+ */
+schedule: string, 
+/**
+ * Up to 2^53 - 1; `None` asks for a random one.
+ */
+seed: number | null, 
+/**
+ * Whose random numbers.
+ */
+rng: Rng, 
+/**
+ * 1 is the text encoder's last layer.
+ */
+clip_skip: number, 
+/**
+ * How weights and activations are stored.
+ */
+precision: Precision, 
+/**
+ * Start from a picture.
+ */
+init: InitParams | null, 
+/**
+ * First noise from a file instead of from the seed.
+ */
+noise: NoiseParams | null, };
 
-/** A failure. `message` and `hint` are whole sentences. */
-export type Failure = { code: Code; field: string | null; message: string; hint: string | null };
+/**
+ * What a window can do about a failure, beyond showing it.
+ */
+export type Code = "cancelled" | "missing_file" | "wrong_base_model" | "invalid_params" | "out_of_memory" | "no_trash" | "unknown";
 
-// ---- queue
+/**
+ * A failure as a window shows it.
+ */
+export type Failure = { 
+/**
+ * The kind of failure: `missing_file`, `invalid_params`, ….
+ */
+code: Code, 
+/**
+ * The parameter that has to be corrected.
+ */
+field: string | null, 
+/**
+ * What happened: a whole sentence.
+ */
+message: string, 
+/**
+ * What to try: a whole sentence.
+ */
+hint: string | null, };
 
-export type JobState = 'queued' | 'running' | 'done' | 'failed' | 'cancelled' | 'interrupted';
+/**
+ * Where a job is on its way.
+ */
+export type JobState = "queued" | "running" | "done" | "failed" | "cancelled" | "interrupted";
 
-export type Job = {
-	id: number;
-	state: JobState;
-	params: GenerationParams;
-	/** The picture that it made. */
-	image: number | null;
-	error: Failure | null;
-	/** Milliseconds since 1970. */
-	created_at: number;
-};
+/**
+ * One picture that is wanted.
+ */
+export type Job = { 
+/**
+ * Counts up, never used again.
+ */
+id: number, 
+/**
+ * Where it is on its way.
+ */
+state: JobState, 
+/**
+ * What is wanted, with a seed.
+ */
+params: GenerationParams, 
+/**
+ * The picture that it made.
+ */
+image: number | null, 
+/**
+ * Why it failed.
+ */
+error: Failure | null, 
+/**
+ * Milliseconds since 1970.
+ */
+created_at: number, };
 
-export type Phase = 'load' | 'patch' | 'encode' | 'sample' | 'decode';
+/**
+ * What the engine is doing.
+ */
+export type Phase = "load" | "patch" | "encode" | "sample" | "decode";
 
-export type JobProgress = {
-	job: number;
-	phase: Phase;
-	done: number;
-	total: number;
-	/** Sampler steps begun, and of how many; 0 outside `sample`. */
-	step: number;
-	steps: number;
-	/** Revision of `preview/JOB`, once there is one. */
-	preview: number | null;
-	/** Until the picture is there, once that can be told. */
-	seconds_left: number | null;
-};
+/**
+ * How far the running job is.
+ */
+export type JobProgress = { 
+/**
+ * Its id.
+ */
+job: number, 
+/**
+ * What the engine is doing.
+ */
+phase: Phase, 
+/**
+ * Units of work done in this phase.
+ */
+done: number, 
+/**
+ * Units of work in this phase.
+ */
+total: number, 
+/**
+ * Sampler steps begun; 0 outside [`Phase::Sample`].
+ */
+step: number, 
+/**
+ * Sampler steps in all.
+ */
+steps: number, 
+/**
+ * Revision of `preview/JOB`, once there is one.
+ */
+preview: number | null, 
+/**
+ * Until the picture is there, once that can be told.
+ */
+seconds_left: number | null, };
 
-// ---- gallery
+/**
+ * One picture with all that is known of it.
+ */
+export type GalleryImage = { 
+/**
+ * Counts up, never used again.
+ */
+id: number, 
+/**
+ * File name.
+ */
+name: string, 
+/**
+ * Folder and file name.
+ */
+path: string, 
+/**
+ * Pixels.
+ */
+width: number, 
+/**
+ * Pixels.
+ */
+height: number, 
+/**
+ * Marked by the person.
+ */
+favourite: boolean, 
+/**
+ * Milliseconds since 1970.
+ */
+created_at: number, 
+/**
+ * How long it took to make, where that is known.
+ */
+seconds: number | null, 
+/**
+ * What it was made on.
+ */
+device: string | null, 
+/**
+ * `null`: the file has no recipe that is understood.
+ */
+params: GenerationParams | null, 
+/**
+ * What each adapter that was switched on did.
+ */
+patches: Array<AdapterPatch>, 
+/**
+ * What the person should know of how it was made: whole sentences.
+ */
+warnings: Array<string>, };
 
-export type GalleryImage = {
-	id: number;
-	/** File name. */
-	name: string;
-	/** Folder and file name, for tooltips. */
-	path: string;
-	width: number;
-	height: number;
-	favourite: boolean;
-	/** Milliseconds since 1970. */
-	created_at: number;
-	/** How long it took to make, where that is known. */
-	seconds: number | null;
-	device: string | null;
-	/** `null`: the file has no recipe that we understand. */
-	params: GenerationParams | null;
-	/** What an adapter did, one per entry of the stack that was switched on. */
-	patches: AdapterPatch[];
-	/** What the person should know of how it was made: "the VAE overflowed in f16 …". Whole sentences. */
-	warnings: string[];
-};
+/**
+ * What an adapter did.
+ */
+export type AdapterPatch = { 
+/**
+ * Its name in the recipe.
+ */
+name: string, 
+/**
+ * Modules that it changed.
+ */
+applied: number, 
+/**
+ * Modules that it has.
+ */
+total: number, 
+/**
+ * Modules without effect, with the reason: at most 100 of them.
+ */
+left_out: Array<Problem>, };
 
-export type AdapterPatch = {
-	name: string;
-	applied: number;
-	total: number;
-	/** Modules that had no effect, with the reason: at most 100 of them. */
-	left_out: Problem[];
-};
+/**
+ * A module without effect.
+ */
+export type Problem = { 
+/**
+ * The module, as the file calls it.
+ */
+name: string, 
+/**
+ * Why.
+ */
+reason: string, };
 
-export type Problem = { name: string; reason: string };
+/**
+ * Which pictures are wanted.
+ */
+export type GalleryQuery = { 
+/**
+ * Words that prompt, adapters, ground or seed must contain; empty for all.
+ */
+search: string, 
+/**
+ * Only those that were marked.
+ */
+favourites: boolean, 
+/**
+ * Only those made since then, in milliseconds since 1970.
+ */
+since: number | null, 
+/**
+ * Name of a base model.
+ */
+ground: string | null, 
+/**
+ * Name of an adapter.
+ */
+adapter: string | null, 
+/**
+ * Otherwise the newest come first.
+ */
+oldest_first: boolean, };
 
-export type GalleryQuery = {
-	/** Words that prompt, adapters, ground or seed must contain; empty for all. */
-	search: string;
-	favourites: boolean;
-	/** Only those made since then, in milliseconds since 1970. */
-	since: number | null;
-	/** Name of a base model. */
-	ground: string | null;
-	/** Name of an adapter. */
-	adapter: string | null;
-	oldest_first: boolean;
-};
+/**
+ * How many pictures there are of what.
+ */
+export type GalleryCounts = { 
+/**
+ * All.
+ */
+all: number, 
+/**
+ * Those that were marked.
+ */
+favourites: number, 
+/**
+ * By base model, the most used first.
+ */
+grounds: Array<NameCount>, 
+/**
+ * By adapter, the most used first.
+ */
+adapters: Array<NameCount>, };
 
-export type GalleryCounts = {
-	all: number;
-	favourites: number;
-	grounds: NameCount[];
-	adapters: NameCount[];
-};
-export type NameCount = { name: string; count: number };
+/**
+ * A name with the number of its pictures.
+ */
+export type NameCount = { 
+/**
+ * Of a base model or adapter.
+ */
+name: string, 
+/**
+ * Of pictures.
+ */
+count: number, };
 
-/** What became of pictures that were to be deleted. */
-export type Deleted = {
-	/** For `undo_delete`; `null` where they cannot come back. */
-	undo: number | null;
-	count: number;
-};
+/**
+ * What became of pictures that were to be deleted.
+ */
+export type Deleted = { 
+/**
+ * For undoing it; `null` where they cannot come back.
+ */
+undo: number | null, 
+/**
+ * How many are gone.
+ */
+count: number, };
 
-// ---- library
+/**
+ * What a model file is good for.
+ */
+export type ModelKind = "checkpoint" | "adapter" | "vae" | "embedding" | "other";
 
-export type ModelKind = 'checkpoint' | 'adapter' | 'vae' | 'embedding' | 'other';
+/**
+ * One model file, as the library shows it.
+ */
+export type ModelCard = { 
+/**
+ * Stable as long as the file keeps its place.
+ */
+id: number, 
+/**
+ * What it is.
+ */
+kind: ModelKind, 
+/**
+ * What recipes call it.
+ */
+name: string, 
+/**
+ * For a person: the note's, the sidecar's, the starter's, else the name.
+ */
+title: string, 
+/**
+ * Where it is.
+ */
+path: string, 
+/**
+ * Index into [`Library::folders`]; `null`: used where it lies.
+ */
+folder: number | null, 
+/**
+ * "SD 1.x", "SDXL"; `null`: not known.
+ */
+family: string | null, 
+/**
+ * One line about it: "LoCon · rank 8", "v-prediction · 27 MB".
+ */
+summary: string, 
+/**
+ * "LoRA", "LoCon", "LoHa"; adapters only.
+ */
+algorithm: string | null, 
+/**
+ * Smallest and largest.
+ */
+rank: [number, number] | null, 
+/**
+ * Modules that it changes.
+ */
+modules: number, 
+/**
+ * Size on disk.
+ */
+bytes: number, 
+/**
+ * Milliseconds since 1970.
+ */
+modified_at: number, 
+/**
+ * Whether this program can run it.
+ */
+usable: boolean, 
+/**
+ * Why it is not usable, or what is odd about it: whole sentences.
+ */
+notes: Array<string>, 
+/**
+ * Words that bring it out.
+ */
+trigger_words: Array<string>, 
+/**
+ * Weight that it is put on the stack with.
+ */
+default_weight: number, 
+/**
+ * Revision of `cover/ID`; `null`: there is none.
+ */
+cover: number | null, 
+/**
+ * 0 to 11.
+ */
+pigment: number, 
+/**
+ * Once it is known.
+ */
+sha256: string | null, 
+/**
+ * Id of another card with the same contents.
+ */
+duplicate_of: number | null, 
+/**
+ * Comes with the program.
+ */
+starter: boolean, 
+/**
+ * What suits it, for checkpoints that are usable.
+ */
+defaults: GenerationParams | null, 
+/**
+ * Trainer, date, base model, license, …: label and value.
+ */
+facts: Array<[string, string]>, 
+/**
+ * When it was last used, in milliseconds since 1970.
+ */
+used_at: number | null, 
+/**
+ * What the person said of it, as it is kept.
+ */
+note: ModelNote, };
 
-export type ModelCard = {
-	/** Stable as long as the file keeps its place. */
-	id: number;
-	kind: ModelKind;
-	/** What recipes call it. */
-	name: string;
-	/** For a person: the note's, the sidecar's, the starter's, else the name. */
-	title: string;
-	path: string;
-	/** Index into `Library.folders`; `null`: used where it lies. */
-	folder: number | null;
-	/** "SD 1.x", "SDXL"; `null`: not known. */
-	family: string | null;
-	/** One line about it: "LoCon · rank 8", "v-prediction". */
-	summary: string;
-	/** "LoRA", "LoCon", "LoHa"; adapters only. */
-	algorithm: string | null;
-	/** Smallest and largest. */
-	rank: [number, number] | null;
-	/** Modules that it changes. */
-	modules: number;
-	bytes: number;
-	/** Milliseconds since 1970. */
-	modified_at: number;
-	/** Whether this program can run it. */
-	usable: boolean;
-	/** Why it is not usable, or what is odd about it: whole sentences. */
-	notes: string[];
-	trigger_words: string[];
-	/** Weight that it is put on the stack with. */
-	default_weight: number;
-	/** Revision of `cover/ID`; `null`: there is none, draw a swatch. */
-	cover: number | null;
-	/** 0 to 11. */
-	pigment: number;
-	/** Once it is known. */
-	sha256: string | null;
-	/** Id of another card with the same contents. */
-	duplicate_of: number | null;
-	/** Comes with the program. */
-	starter: boolean;
-	/** What suits it, for checkpoints that are usable. */
-	defaults: GenerationParams | null;
-	/** Trainer, date, base model, licence, …: label and value. */
-	facts: [string, string][];
-	/** When it was last used, in milliseconds since 1970. */
-	used_at: number | null;
-	/** What the person said of it: `set_model_note` replaces it whole. */
-	note: ModelNote;
-};
+/**
+ * Everything that was found.
+ */
+export type Library = { 
+/**
+ * Counts up with every change.
+ */
+revision: number, 
+/**
+ * The starter first, then by folder and name.
+ */
+cards: Array<ModelCard>, 
+/**
+ * Where was looked: ours first.
+ */
+folders: Array<LibraryFolder>, 
+/**
+ * Not everything has been seen yet.
+ */
+scanning: boolean, };
 
-export type Library = { revision: number; cards: ModelCard[]; folders: LibraryFolder[]; scanning: boolean };
+/**
+ * A folder with models.
+ */
+export type LibraryFolder = { 
+/**
+ * For a person.
+ */
+name: string, 
+/**
+ * Where it is.
+ */
+path: string, 
+/**
+ * Ours: dropped adapters go there.
+ */
+own: boolean, 
+/**
+ * Why it cannot be read: a whole sentence.
+ */
+problem: string | null, };
 
-export type LibraryFolder = {
-	name: string;
-	path: string;
-	/** Ours: dropped adapters go there. */
-	own: boolean;
-	/** Why it cannot be read. */
-	problem: string | null;
-};
+/**
+ * What an adapter would do on a base model.
+ */
+export type Fit = { 
+/**
+ * Id of the adapter's card.
+ */
+adapter: number, 
+/**
+ * Modules that it changes there.
+ */
+applied: number, 
+/**
+ * Modules that it has.
+ */
+total: number, 
+/**
+ * What has no effect, and why.
+ */
+left_out: Array<Problem>, 
+/**
+ * Why it stays out of the picture: a whole sentence.
+ */
+refusal: string | null, };
 
-/** What an adapter would do on a base model. */
-export type Fit = {
-	/** Id of the adapter's card. */
-	adapter: number;
-	applied: number;
-	total: number;
-	left_out: Problem[];
-	/** Why it stays out of the picture; a whole sentence. */
-	refusal: string | null;
-};
+/**
+ * What the person says of a model file; it wins over what the file says. `null`: nothing said.
+ */
+export type ModelNote = { 
+/**
+ * Its name for a person.
+ */
+title: string | null, 
+/**
+ * Words that bring it out.
+ */
+trigger_words: Array<string> | null, 
+/**
+ * Weight that it is put on the stack with.
+ */
+default_weight: number | null, 
+/**
+ * 0 to 11.
+ */
+pigment: number | null, };
 
-/** What the person says of a model file; it wins over what the file says. `null`: nothing said. */
-export type ModelNote = {
-	title: string | null;
-	trigger_words: string[] | null;
-	default_weight: number | null;
-	pigment: number | null;
-};
+/**
+ * What a file is that hovers over the window, and what dropping it would do.
+ */
+export type DropItem = { 
+/**
+ * Where it is.
+ */
+path: string, 
+/**
+ * File name.
+ */
+name: string, 
+/**
+ * What it is.
+ */
+kind: DropKind, 
+/**
+ * "LoRA · SD 1.x · rank 32 · 264 of 264 modules match · trigger “inkwash”".
+ */
+what: string, 
+/**
+ * "onto the stack", "offered as ground", "offer its recipe", "left alone".
+ */
+fate: string, 
+/**
+ * Whether it can be used.
+ */
+usable: boolean, };
 
-// ---- drop
+/**
+ * What can be dropped.
+ */
+export type DropKind = "adapter" | "checkpoint" | "vae" | "picture" | "other";
 
-/** What a file is, and what dropping it would do. */
-export type DropItem = {
-	path: string;
-	name: string;
-	kind: 'adapter' | 'checkpoint' | 'vae' | 'picture' | 'other';
-	/** "LoRA · SD 1.x · rank 32 · 264 of 264 modules match · trigger “inkwash”" */
-	what: string;
-	/** "onto the stack", "offered as ground", "offer its recipe", "left alone" */
-	fate: string;
-	usable: boolean;
-};
+/**
+ * What became of a dropped file.
+ */
+export type Dropped = { "kind": "adapter", 
+/**
+ * Its card.
+ */
+card: number, 
+/**
+ * Whether this program can run it.
+ */
+usable: boolean, 
+/**
+ * What is odd about it: a whole sentence.
+ */
+note: string | null, } | { "kind": "checkpoint", 
+/**
+ * Its card.
+ */
+card: number, 
+/**
+ * Whether this program can run it.
+ */
+usable: boolean, 
+/**
+ * What is odd about it: a whole sentence.
+ */
+note: string | null, } | { "kind": "vae", 
+/**
+ * Its card.
+ */
+card: number, } | { "kind": "picture", 
+/**
+ * To start from.
+ */
+picture: InputPicture, 
+/**
+ * If it has one that is understood.
+ */
+recipe: RecipeOffer | null, } | { "kind": "refused", 
+/**
+ * File name.
+ */
+name: string, 
+/**
+ * What it is, and why it cannot be used.
+ */
+failure: Failure, };
 
-/** What became of a dropped file. */
-export type Dropped =
-	| { kind: 'adapter'; card: number; usable: boolean; note: string | null }
-	| { kind: 'checkpoint'; card: number; usable: boolean; note: string | null }
-	| { kind: 'vae'; card: number }
-	| { kind: 'picture'; picture: InputPicture; recipe: RecipeOffer | null }
-	| { kind: 'refused'; name: string; failure: Failure };
+/**
+ * A picture that a recipe can start from; its pixels are at `input/ID`.
+ */
+export type InputPicture = { 
+/**
+ * Its SHA-256.
+ */
+id: string, 
+/**
+ * What a recipe calls it.
+ */
+file: FileRef, 
+/**
+ * What its file was called.
+ */
+name: string, 
+/**
+ * Pixels.
+ */
+width: number, 
+/**
+ * Pixels.
+ */
+height: number, };
 
-/** A picture that a recipe can start from; its pixels are at `input/ID`. */
-export type InputPicture = { id: string; file: FileRef; name: string; width: number; height: number };
+/**
+ * The recipe of a file, as far as it could be read.
+ */
+export type RecipeOffer = { 
+/**
+ * On the defaults of its base model.
+ */
+params: GenerationParams, 
+/**
+ * What cannot be honored: whole sentences.
+ */
+warnings: Array<string>, };
 
-/** The recipe of a file, as far as it could be read. */
-export type RecipeOffer = { params: GenerationParams; warnings: string[] };
+/**
+ * A prompt's length, as the text encoder counts.
+ */
+export type TokenCount = { 
+/**
+ * Of the last chunk.
+ */
+used: number, 
+/**
+ * Of all chunks.
+ */
+total: number, 
+/**
+ * Tokens that a chunk holds.
+ */
+limit: number, 
+/**
+ * Where chunks end, as offsets into the text in UTF-16 units; the last is left out.
+ */
+ends: Array<number>, };
 
-// ---- prompt
+/**
+ * What Live is doing.
+ */
+export type LiveState = "off" | "waiting" | "rendering" | "shown" | "failed";
 
-export type TokenCount = {
-	/** Of the last chunk, and of all. */
-	used: number;
-	total: number;
-	/** Tokens in a chunk: 75. */
-	limit: number;
-	/** Where chunks end, as offsets into the text in UTF-16 units; the last is left out. */
-	ends: number[];
-};
+/**
+ * The state of Live.
+ */
+export type Live = { 
+/**
+ * What it is doing.
+ */
+state: LiveState, 
+/**
+ * Of `live/0`; `null` before the first frame.
+ */
+revision: number | null, 
+/**
+ * The wish that the shown frame answers.
+ */
+wish: number, 
+/**
+ * Whether the shown frame is the full recipe, not one with fewer steps.
+ */
+full: boolean, 
+/**
+ * From wish to frame.
+ */
+seconds: number | null, 
+/**
+ * Why Live waits: a whole sentence.
+ */
+reason: string | null, 
+/**
+ * Why there is no frame.
+ */
+error: Failure | null, };
 
-// ---- Live
+/**
+ * The window's colors.
+ */
+export type Theme = "system" | "light" | "dark";
 
-export type LiveState = 'off' | 'waiting' | 'rendering' | 'shown' | 'failed';
+/**
+ * What the person set. An empty file means the defaults.
+ */
+export type Settings = { 
+/**
+ * The window's colors: "system", "light" or "dark".
+ */
+theme: Theme, 
+/**
+ * Folder for pictures; without one, Impasto in the platform's folder for pictures.
+ */
+output_folder: string | null, 
+/**
+ * Folders with models, those of other programs too. They are never written to.
+ */
+model_folders: Array<string>, 
+/**
+ * What to compute on, by id: "cpu".
+ */
+device: string, 
+/**
+ * Threads to compute with; without a number, all cores. Pictures do not depend on it.
+ */
+threads: number | null, 
+/**
+ * Say so on the desktop when a picture is done and the window is not in front.
+ */
+notify: boolean, 
+/**
+ * Show the picture while it forms.
+ */
+previews: boolean, 
+/**
+ * Ask before pictures are deleted.
+ */
+confirm_delete: boolean, };
 
-export type Live = {
-	state: LiveState;
-	/** Of `live/0`; `null` before the first frame. */
-	revision: number | null;
-	/** The wish that the shown frame answers. */
-	wish: number;
-	/** Whether the shown frame is the full recipe, not one with fewer steps. */
-	full: boolean;
-	/** From wish to frame. */
-	seconds: number | null;
-	/** Why Live waits: "A picture of the queue is being made." */
-	reason: string | null;
-	error: Failure | null;
-};
+/**
+ * One entry of a list.
+ */
+export type Choice = { 
+/**
+ * For files.
+ */
+id: string, 
+/**
+ * For a person.
+ */
+name: string, };
 
-// ---- settings
+/**
+ * Something to compute on.
+ */
+export type Device = { 
+/**
+ * For files: "cpu".
+ */
+id: string, 
+/**
+ * For a person.
+ */
+name: string, 
+/**
+ * Its memory.
+ */
+memory_bytes: number | null, 
+/**
+ * Why it cannot be used.
+ */
+unusable: string | null, };
 
-export type Theme = 'system' | 'light' | 'dark';
+/**
+ * What there is to choose from.
+ */
+export type Catalog = { 
+/**
+ * In the order in which they are shown.
+ */
+samplers: Array<Choice>, 
+/**
+ * In the order in which they are shown.
+ */
+schedules: Array<Choice>, 
+/**
+ * What this machine could compute on.
+ */
+devices: Array<Device>, 
+/**
+ * Of a picture, in pixels.
+ */
+max_side: number, 
+/**
+ * Of this program.
+ */
+version: string, 
+/**
+ * Of this machine.
+ */
+cores: number, };
 
-export type Settings = {
-	theme: Theme;
-	/** Folder for pictures; `null`: the platform's. */
-	output_folder: string | null;
-	/** Folders of other programs. */
-	model_folders: string[];
-	device: string;
-	/** Threads to compute with; `null`: all cores. */
-	threads: number | null;
-	/** Show a desktop notification when a picture is done and the window is not in front. */
-	notify: boolean;
-	/** Show previews while sampling. */
-	previews: boolean;
-	/** Ask before pictures are deleted. */
-	confirm_delete: boolean;
-};
+/**
+ * A stack under a name, with weights and words; what is in it is the window's business.
+ */
+export type NamedStack = { 
+/**
+ * Unique.
+ */
+name: string, 
+/**
+ * As the window saved it.
+ */
+stack: unknown, 
+/**
+ * Milliseconds since 1970.
+ */
+saved_at: number, };
 
-// ---- the whole
+/**
+ * Something that the person must know and that has no place of its own: whole sentences.
+ */
+export type Notice = { 
+/**
+ * What happened.
+ */
+message: string, 
+/**
+ * What to do.
+ */
+hint: string | null, };
 
-export type Choice = { id: string; name: string };
-export type Device = { id: string; name: string; memory_bytes: number | null; unusable: string | null };
+/**
+ * How far a copy is, in bytes.
+ */
+export type CopyProgress = { 
+/**
+ * Id of the card that is being copied.
+ */
+card: number, 
+/**
+ * Bytes written.
+ */
+done: number, 
+/**
+ * Bytes to write; `done` equals it at the end.
+ */
+total: number, 
+/**
+ * Why it failed, or that it was cancelled.
+ */
+error: Failure | null, };
 
-/** The tables: what there is to choose from. */
-export type Catalog = {
-	samplers: Choice[];
-	schedules: Choice[];
-	devices: Device[];
-	max_side: number;
-	version: string;
-	cores: number;
-};
+/**
+ * All that a fresh window needs.
+ */
+export type Snapshot = { 
+/**
+ * All that are in the list.
+ */
+jobs: Array<Job>, 
+/**
+ * Ids of queued jobs, in order.
+ */
+order: Array<number>, 
+/**
+ * No job is begun.
+ */
+paused: boolean, 
+/**
+ * How far the running job is.
+ */
+progress: JobProgress | null, 
+/**
+ * The state of Live.
+ */
+live: Live, 
+/**
+ * The settings.
+ */
+settings: Settings, 
+/**
+ * What the window saved last; `null` at the first start.
+ */
+session: unknown, 
+/**
+ * Stacks that were saved under a name.
+ */
+stacks: Array<NamedStack>, 
+/**
+ * Parameters to begin with: those that suit the starter, without adapters.
+ */
+defaults: GenerationParams, 
+/**
+ * The device and the precision: "CPU · f32".
+ */
+device: string, 
+/**
+ * Where pictures go.
+ */
+output_folder: string, 
+/**
+ * Where everything else lies.
+ */
+data_folder: string, 
+/**
+ * See [`Event::Gallery`].
+ */
+gallery_revision: number, 
+/**
+ * See [`Event::Library`].
+ */
+library_revision: number, 
+/**
+ * What there was to say before the window listened.
+ */
+notices: Array<Notice>, };
 
-export type NamedStack = { name: string; stack: unknown; saved_at: number };
-
-/** Something that the person must know and that has no place of its own. */
-export type Notice = { message: string; hint: string | null };
-
-export type Snapshot = {
-	jobs: Job[];
-	/** Ids of queued jobs, in order. */
-	order: number[];
-	paused: boolean;
-	progress: JobProgress | null;
-	live: Live;
-	settings: Settings;
-	/** What the window saved last; `null` at the first start. */
-	session: unknown;
-	stacks: NamedStack[];
-	/** Parameters to begin with: the starter's, without adapters. */
-	defaults: GenerationParams;
-	/** "CPU · f32" */
-	device: string;
-	output_folder: string;
-	data_folder: string;
-	gallery_revision: number;
-	library_revision: number;
-	notices: Notice[];
-};
-
-export type CopyProgress = { card: number; done: number; total: number; error: Failure | null };
-
-export type Event =
-	| { event: 'snapshot'; data: Snapshot }
-	| { event: 'job'; data: Job }
-	| { event: 'job_removed'; data: number }
-	| { event: 'queue'; data: { order: number[]; paused: boolean } }
-	| { event: 'progress'; data: JobProgress }
-	| { event: 'image_saved'; data: GalleryImage }
-	/** Pictures were deleted, restored, marked or found: ask again. */
-	| { event: 'gallery'; data: { revision: number } }
-	| { event: 'library'; data: { revision: number } }
-	| { event: 'copying'; data: CopyProgress }
-	| { event: 'settings'; data: Settings }
-	| { event: 'stacks'; data: NamedStack[] }
-	| { event: 'live'; data: Live }
-	/** Files that the system or a second start handed over. */
-	| { event: 'files'; data: string[] }
-	| { event: 'notice'; data: Notice };
+/**
+ * One thing that changed.
+ */
+export type Event = { "event": "snapshot", "data": Snapshot } | { "event": "job", "data": Job } | { "event": "job_removed", "data": number } | { "event": "queue", "data": { 
+/**
+ * Ids of queued jobs, in order.
+ */
+order: Array<number>, 
+/**
+ * No job is begun.
+ */
+paused: boolean, } } | { "event": "progress", "data": JobProgress } | { "event": "image_saved", "data": GalleryImage } | { "event": "gallery", "data": { 
+/**
+ * Counts up.
+ */
+revision: number, } } | { "event": "library", "data": { 
+/**
+ * Counts up.
+ */
+revision: number, } } | { "event": "copying", "data": CopyProgress } | { "event": "settings", "data": Settings } | { "event": "stacks", "data": Array<NamedStack> } | { "event": "live", "data": Live } | { "event": "files", "data": Array<string> } | { "event": "notice", "data": Notice };
