@@ -159,7 +159,7 @@ fn changes_are_those_of_peft_and_lycoris() {
         ("peft_loha", "peft_loha", true),
     ] {
         let adapter = Adapter::open(&folder.join(file)).unwrap();
-        let fit = adapter.fit(&modules);
+        let fit = adapter.outline().fit(&modules);
         assert_eq!((fit.unmatched.as_slice(), fit.wrong_shape.as_slice()), (&[][..], &[][..]));
         for (module, shape) in &modules {
             if unet_only && module.starts_with("text_encoder.") {
@@ -195,7 +195,7 @@ fn the_number_of_threads_changes_no_bit() {
     let modules = starter();
     let path = repository("assets/starter/adapters/watercolor.safetensors");
     let adapter = Adapter::open(&path).unwrap();
-    let fit = adapter.fit(&modules);
+    let fit = adapter.outline().fit(&modules);
     let all = || -> Vec<Delta> {
         fit.modules().map(|name| delta(&adapter, &fit, name, &modules[name], 0.7)).collect()
     };
@@ -219,7 +219,7 @@ fn every_starter_adapter_fits_the_starter() {
     ] {
         let path = repository("assets/starter/adapters").join(format!("{name}.safetensors"));
         let adapter = Adapter::open(&path).unwrap();
-        let report = AdapterReport::new(&adapter, &adapter.fit(&modules));
+        let report = AdapterReport::new(adapter.outline(), &adapter.outline().fit(&modules));
         assert_eq!(report.name, name);
         assert_eq!(report.applied.len(), count, "{name}");
         assert_eq!((report.unmatched, report.wrong_shape), (vec![], vec![]), "{name}");
@@ -232,7 +232,7 @@ fn one_adapter_in_two_spellings_is_the_same() {
     let open = |name: &str| {
         let path = repository("assets/starter/adapters").join(format!("{name}.safetensors"));
         let adapter = Adapter::open(&path).unwrap();
-        let fit = adapter.fit(&modules);
+        let fit = adapter.outline().fit(&modules);
         (adapter, fit)
     };
     let ((kohya, kohya_fit), (peft, peft_fit)) = (open("pixel"), open("pixel-diffusers-naming"));
@@ -277,7 +277,7 @@ fn every_module_is_found_under_every_spelling() {
         }
         expected.sort_unstable();
         write(&path, &parts);
-        let fit = Adapter::open(&path).unwrap().fit(&modules);
+        let fit = Adapter::open(&path).unwrap().outline().fit(&modules);
         assert_eq!((fit.unmatched.as_slice(), fit.wrong_shape.as_slice()), (&[][..], &[][..]));
         assert_eq!(fit.modules().collect::<Vec<_>>(), expected, "{trainer}");
     }
@@ -306,7 +306,7 @@ fn the_first_attention_processors_are_understood() {
         .collect();
     let (_folder, path) = file();
     write(&path, &parts);
-    let fit = Adapter::open(&path).unwrap().fit(&modules);
+    let fit = Adapter::open(&path).unwrap().outline().fit(&modules);
     assert_eq!(fit.unmatched, []);
     assert_eq!(fit.modules().count(), rows.len());
     assert!(rows.iter().all(|(_, module)| fit.changes(module)));
@@ -332,7 +332,7 @@ fn factors_are_matched_by_their_elements() {
         ],
     );
     let adapter = Adapter::open(&path).unwrap();
-    let fit = adapter.fit(&modules);
+    let fit = adapter.outline().fit(&modules);
     assert_eq!(fit.modules().count(), 2);
     let found = delta(&adapter, &fit, "unet.conv_in", &[6, 4, 1, 1], 1.0);
     assert_eq!(found.weight, [3.0; 24], "alpha 1 at rank 2 halves it");
@@ -348,7 +348,7 @@ fn a_module_under_two_names_is_used_once() {
     let mut parts = lora("lora_unet_down_blocks_0_resnets_0_conv1", shape).to_vec();
     parts.extend(lora("lora_unet_input_blocks_1_0_in_layers_2", shape));
     write(&path, &parts);
-    let fit = Adapter::open(&path).unwrap().fit(&modules);
+    let fit = Adapter::open(&path).unwrap().outline().fit(&modules);
     assert_eq!(fit.modules().collect::<Vec<_>>(), ["unet.down_blocks.0.resnets.0.conv1"]);
     let [Problem { name, reason }] = fit.unmatched.as_slice() else { panic!("{fit:?}") };
     assert_eq!(name, "lora_unet_input_blocks_1_0_in_layers_2");
@@ -373,7 +373,7 @@ fn what_does_not_fit_is_listed_with_its_reason() {
     let mut modules_with_norm = modules.clone();
     modules_with_norm.insert("unet.conv_norm_out".into(), vec![320]);
     write(&path, &parts);
-    let fit = Adapter::open(&path).unwrap().fit(&modules_with_norm);
+    let fit = Adapter::open(&path).unwrap().outline().fit(&modules_with_norm);
 
     let mut used = fit.modules();
     assert_eq!(used.next(), Some("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"));
@@ -413,9 +413,9 @@ fn what_does_not_fit_is_listed_with_its_reason() {
 /// What an adapter that cannot be used at all is told.
 fn refusal(path: &Path, modules: &Modules) -> String {
     let adapter = Adapter::open(path).unwrap();
-    let fit = adapter.fit(modules);
+    let fit = adapter.outline().fit(modules);
     assert!(fit.is_empty());
-    adapter.refusal(&fit, "model", "SD 1.x").unwrap().to_string()
+    adapter.outline().refusal(&fit, "model", "SD 1.x").unwrap().to_string()
 }
 
 #[test]
@@ -456,7 +456,7 @@ fn algorithms_without_a_formula_are_named() {
             .map(|(suffix, shape)| (format!("{module}.{suffix}"), shape.to_vec(), 1.0))
             .collect();
         write(&path, &parts);
-        let fit = Adapter::open(&path).unwrap().fit(&modules);
+        let fit = Adapter::open(&path).unwrap().outline().fit(&modules);
         assert_eq!(fit.unmatched.len(), 1, "{fit:?}");
         assert_eq!(fit.unmatched[0].reason, format!("{algorithm} is not supported yet"));
         let message = refusal(&path, &modules);
@@ -520,7 +520,7 @@ fn a_pruned_model_takes_what_it_has() {
         .collect();
     let (_folder, path) = file();
     write(&path, &parts);
-    let fit = Adapter::open(&path).unwrap().fit(&pruned);
+    let fit = Adapter::open(&path).unwrap().outline().fit(&pruned);
     assert!(fit.modules().count() > 80 && fit.unmatched.len() > 50 && fit.wrong_shape.is_empty());
 }
 
@@ -557,7 +557,7 @@ fn values_that_are_no_numbers_are_named() {
         }
         write(&path, &parts);
         let adapter = Adapter::open(&path).unwrap();
-        let fit = adapter.fit(&modules);
+        let fit = adapter.outline().fit(&modules);
         let base = Base { shape: &[4, 4], weight: &[0.0; 16], bias: None };
         let mut delta = Delta { weight: vec![0.0; 16], bias: None };
         match adapter.add_delta(&fit, "unet.conv_in", base, 1.0, &mut delta) {
@@ -573,7 +573,7 @@ fn a_file_that_changes_is_noticed() {
     let modules: Modules = [("unet.conv_in".to_owned(), vec![4, 4])].into();
     write(&path, &lora("lora_unet_conv_in", &[4, 4]));
     let adapter = Adapter::open(&path).unwrap();
-    let fit = adapter.fit(&modules);
+    let fit = adapter.outline().fit(&modules);
     assert!(adapter.is_current());
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() - 8]).unwrap();
@@ -656,7 +656,7 @@ fn a_second_text_encoders_adapter_does_not_change_the_first() {
     let name = "base_model.model.text_model.encoder.layers.0.mlp.fc1";
     write(&component.join("adapter_model.safetensors"), &lora(name, &[4, 4]));
     let adapter = Adapter::open(folder.path()).unwrap();
-    assert!(adapter.fit(&modules).is_empty());
+    assert!(adapter.outline().fit(&modules).is_empty());
 }
 
 /// Real adapters' names and shapes. They are third parties', so they lie beside the project, if at
@@ -685,24 +685,28 @@ fn third_party_adapters_fit() {
         .collect();
     let (_folder, path) = file();
     write(&path, &parts);
-    let fit = Adapter::open(&path).unwrap().fit(&modules);
+    let fit = Adapter::open(&path).unwrap().outline().fit(&modules);
     assert_eq!((fit.modules().count(), fit.unmatched, fit.wrong_shape), (264, vec![], vec![]));
 
     let open = |name: &str| Adapter::open(&shared.join(name)).unwrap();
-    let fit = open("lora/diffusers_current_sd15_pokemon.safetensors").fit(&modules);
+    let fit = open("lora/diffusers_current_sd15_pokemon.safetensors").outline().fit(&modules);
     assert_eq!((fit.modules().count(), fit.unmatched, fit.wrong_shape), (128, vec![], vec![]));
-    let fit = open("peft/anime-style/sd15/text_encoder").fit(&modules);
+    let fit = open("peft/anime-style/sd15/text_encoder").outline().fit(&modules);
     assert_eq!((fit.modules().count(), fit.unmatched, fit.wrong_shape), (24, vec![], vec![]));
 
     // LoKr: found in the base model, every one, and not applied.
     let adapter = open("lora/smart_falcon_16_lokr.safetensors");
-    let fit = adapter.fit(&modules);
+    let fit = adapter.outline().fit(&modules);
     assert!(fit.is_empty());
     assert_eq!(fit.unmatched.len(), 350);
     assert!(fit.unmatched.iter().all(|problem| problem.reason == "LoKr is not supported yet"));
-    assert_eq!(adapter.trained_for(), "SD 1.x");
+    assert_eq!(adapter.outline().trained_for(), "SD 1.x");
 
     let adapter = open("lora/simo_sd15_lora_disney.safetensors");
-    let refusal = adapter.refusal(&adapter.fit(&modules), "model", "SD 1.x").unwrap().to_string();
+    let refusal = adapter
+        .outline()
+        .refusal(&adapter.outline().fit(&modules), "model", "SD 1.x")
+        .unwrap()
+        .to_string();
     assert!(refusal.contains("numbered instead of named"), "{refusal}");
 }

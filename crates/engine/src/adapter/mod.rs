@@ -1,7 +1,7 @@
 //! Adapters: files of weight changes for modules of a base model.
 //!
-//! [`Adapter::open`] reads the headers and groups the tensors into modules by their suffixes.
-//! [`Adapter::fit`] looks each module up among all known spellings of the base model's modules and
+//! [`Outline::open`] reads the headers and groups the tensors into modules by their suffixes.
+//! [`Outline::fit`] looks each module up among all known spellings of the base model's modules and
 //! compares shapes: what does not fit is listed with its reason, never left out in silence.
 //! [`Adapter::add_delta`] computes one module's change, from the file and the unpatched base.
 //!
@@ -26,6 +26,7 @@ pub(crate) mod parts;
 pub(crate) mod patch;
 mod peft;
 mod spelling;
+mod target;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,6 +40,7 @@ pub use parts::{Base, Delta};
 use parts::{COMMON, Group, Parts, Suffix};
 use peft::Settings;
 use spelling::{Spelled, Spellings};
+pub use target::Target;
 
 use crate::{
     Error, Result,
@@ -166,7 +168,7 @@ pub struct AdapterReport {
 impl AdapterReport {
     /// The report on an adapter for the base model that it was fitted to.
     #[must_use]
-    pub fn new(adapter: &Adapter, fit: &Fit) -> AdapterReport {
+    pub fn new(adapter: &Outline, fit: &Fit) -> AdapterReport {
         AdapterReport {
             name: adapter.name().to_owned(),
             applied: fit.modules().map(str::to_owned).collect(),
@@ -332,25 +334,30 @@ impl Contents {
     }
 }
 
-/// One adapter: a `.safetensors` file, or a PEFT folder.
+/// What an adapter's headers say: which modules it changes, and of what.
 #[derive(Debug)]
-pub struct Adapter {
+pub struct Outline {
     contents: Contents,
     name: String,
-    hash: [u8; 32],
     family: Family,
 }
 
-impl Adapter {
-    /// Opens a `.safetensors` file; a PEFT folder (`adapter_config.json` beside
-    /// `adapter_model.safetensors`); a folder of such folders, called `unet` and `text_encoder`; or a
-    /// folder that diffusers wrote (`pytorch_lora_weights.safetensors`). Reads everything once, for
-    /// the hash.
+/// One adapter: a `.safetensors` file, or a PEFT folder.
+#[derive(Debug)]
+pub struct Adapter {
+    outline: Outline,
+    hash: [u8; 32],
+}
+
+impl Outline {
+    /// Reads the headers of a `.safetensors` file; of a PEFT folder (`adapter_config.json` beside
+    /// `adapter_model.safetensors`); of a folder of such folders, called `unet` and `text_encoder`; or
+    /// of a folder that diffusers wrote (`pytorch_lora_weights.safetensors`).
     ///
     /// # Errors
     /// [`Error::WrongKind`] says what the file is instead of an adapter, [`Error::Incomplete`] what
     /// a folder lacks; otherwise the errors of [`TensorFile::open`].
-    pub fn open(path: &Path) -> Result<Adapter> {
+    pub fn open(path: &Path) -> Result<Outline> {
         let contents = Contents::open(path)?;
         if contents.groups.is_empty() {
             let found = inspect::foreign(contents.files.iter().map(TensorFile::tensors));
@@ -361,30 +368,15 @@ impl Adapter {
                 advice: "Choose a LoRA file or a PEFT folder".into(),
             });
         }
-        let hash = hash(&contents)?;
         let name = path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into());
         let family = family::of_adapter(&contents);
-        Ok(Adapter { contents, name, hash, family })
+        Ok(Outline { contents, name, family })
     }
 
     /// The file's name without its extension.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// The SHA-256 of the file; of a folder, that of its files' hashes.
-    #[must_use]
-    pub fn hash(&self) -> [u8; 32] {
-        self.hash
-    }
-
-    /// Whether the files are still the ones that were opened.
-    #[must_use]
-    pub fn is_current(&self) -> bool {
-        let same = |(path, bytes): &(PathBuf, Vec<u8>)| fs::read(path).ok().as_ref() == Some(bytes);
-        self.contents.files.iter().all(TensorFile::is_current)
-            && self.contents.configs.iter().all(same)
     }
 
     /// The family of base models that the adapter was made for, as far as its shapes, names and
@@ -488,33 +480,6 @@ impl Adapter {
         }
     }
 
-    /// Adds this adapter's change of one module to `delta`.
-    ///
-    /// * `fit`: this adapter's, for the base model that `base` is from
-    /// * `base`: the module as it is without any adapter
-    /// * `weight`: how much of the adapter is applied; may be negative
-    /// * `delta`: of the shape of `base`; nothing is added for a module that the adapter does not
-    ///   change
-    ///
-    /// Runs on the calling thread and gives the same bits every time.
-    ///
-    /// # Errors
-    /// [`Error::NotFinite`] names the tensor that holds NaN or infinity; [`Error::Changed`] if the
-    /// file was written to meanwhile.
-    pub fn add_delta(
-        &self,
-        fit: &Fit,
-        module: &str,
-        base: Base<'_>,
-        weight: f64,
-        delta: &mut Delta,
-    ) -> Result<()> {
-        let Some(&group) = fit.modules.get(module) else { return Ok(()) };
-        let (group, algorithm) = &self.contents.groups[group];
-        let apply = algorithm.apply.expect("only what can be applied fits");
-        (apply.add_delta)(&self.contents.parts(group), base, weight, delta)
-    }
-
     /// Why the adapter cannot be used on a base model, if it cannot: nothing in it fits.
     ///
     /// `checkpoint` and `architecture` name the base model in the message.
@@ -556,6 +521,65 @@ impl Adapter {
             checkpoint: checkpoint.to_owned(),
             architecture: format!("{architecture}{base}"),
         })
+    }
+}
+
+impl Adapter {
+    /// Opens what [`Outline::open`] opens, and reads everything once, for the hash.
+    ///
+    /// # Errors
+    /// Those of [`Outline::open`].
+    pub fn open(path: &Path) -> Result<Adapter> {
+        let outline = Outline::open(path)?;
+        let hash = hash(&outline.contents)?;
+        Ok(Adapter { outline, hash })
+    }
+
+    /// What its headers say.
+    #[must_use]
+    pub fn outline(&self) -> &Outline {
+        &self.outline
+    }
+
+    /// The SHA-256 of the file; of a folder, that of its files' hashes.
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        self.hash
+    }
+
+    /// Whether the files are still the ones that were opened.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        let same = |(path, bytes): &(PathBuf, Vec<u8>)| fs::read(path).ok().as_ref() == Some(bytes);
+        self.outline.contents.files.iter().all(TensorFile::is_current)
+            && self.outline.contents.configs.iter().all(same)
+    }
+
+    /// Adds this adapter's change of one module to `delta`.
+    ///
+    /// * `fit`: this adapter's, for the base model that `base` is from
+    /// * `base`: the module as it is without any adapter
+    /// * `weight`: how much of the adapter is applied; may be negative
+    /// * `delta`: of the shape of `base`; nothing is added for a module that the adapter does not
+    ///   change
+    ///
+    /// Runs on the calling thread and gives the same bits every time.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] names the tensor that holds NaN or infinity; [`Error::Changed`] if the
+    /// file was written to meanwhile.
+    pub fn add_delta(
+        &self,
+        fit: &Fit,
+        module: &str,
+        base: Base<'_>,
+        weight: f64,
+        delta: &mut Delta,
+    ) -> Result<()> {
+        let Some(&group) = fit.modules.get(module) else { return Ok(()) };
+        let (group, algorithm) = &self.outline.contents.groups[group];
+        let apply = algorithm.apply.expect("only what can be applied fits");
+        (apply.add_delta)(&self.outline.contents.parts(group), base, weight, delta)
     }
 }
 

@@ -218,7 +218,7 @@ impl Adapters {
             return Ok(fitted.clone());
         }
         let adapter = Adapter::open(path)?;
-        let fit = adapter.fit(modules);
+        let fit = adapter.outline().fit(modules);
         let fitted = Arc::new(Fitted { adapter, fit });
         self.opened.insert(path.to_owned(), fitted.clone());
         Ok(fitted)
@@ -237,10 +237,11 @@ impl Adapters {
         let mut report = PatchReport::default();
         for adapter_use in uses {
             let fitted = self.open(&adapter_use.path, modules)?;
-            if let Some(refusal) = fitted.adapter.refusal(&fitted.fit, checkpoint, architecture) {
+            let outline = fitted.adapter.outline();
+            if let Some(refusal) = outline.refusal(&fitted.fit, checkpoint, architecture) {
                 return Err(refusal);
             }
-            report.adapters.push(AdapterReport::new(&fitted.adapter, &fitted.fit));
+            report.adapters.push(AdapterReport::new(outline, &fitted.fit));
             stack
                 .entry(fitted.adapter.hash())
                 .and_modify(|coat| {

@@ -1,0 +1,38 @@
+//! A base model as adapters see it: which modules it has, from its headers alone.
+
+use std::path::Path;
+
+use super::{AdapterReport, Outline};
+use crate::{Error, Result, architecture::Modules, checkpoint::Checkpoint};
+
+/// A base model that adapters can be held against before anything is loaded.
+#[derive(Debug)]
+pub struct Target {
+    name: String,
+    architecture: &'static str,
+    modules: Modules,
+}
+
+impl Target {
+    /// Reads a base model's headers.
+    ///
+    /// # Errors
+    /// Everything that is no base model that can be used is named in the error.
+    pub fn open(path: &Path) -> Result<Target> {
+        let checkpoint = Checkpoint::open(path)?;
+        let name = path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into());
+        Ok(Target {
+            name,
+            architecture: checkpoint.architecture.name,
+            modules: checkpoint.tensors.modules(),
+        })
+    }
+
+    /// What an adapter would change here, and why it would be refused, if it would.
+    #[must_use]
+    pub fn fit(&self, adapter: &Outline) -> (AdapterReport, Option<Error>) {
+        let fit = adapter.fit(&self.modules);
+        let refusal = adapter.refusal(&fit, &self.name, self.architecture);
+        (AdapterReport::new(adapter, &fit), refusal)
+    }
+}
