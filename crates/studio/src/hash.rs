@@ -1,7 +1,7 @@
 //! SHA-256 of model files and folders, remembered between runs.
 //!
-//! A base model has gigabytes, so its hash is kept in the cache folder and believed as long as the
-//! file's size and date stay the same.
+//! A hash is believed as long as the file's size and date stay the same. A base model has gigabytes, so
+//! the hashes of large files are kept in the cache folder for the next run.
 //!
 //! A folder's hash is that of a listing of its weight files: for each `.safetensors` file at most two
 //! levels down, sorted by path, a line `<path with slashes> <sha-256 in hex>\n`.
@@ -24,8 +24,8 @@ use crate::{
     files::{self, Existing},
 };
 
-/// Files below this size, in bytes, are hashed in a moment and not remembered.
-const WORTH_REMEMBERING: u64 = 16 << 20;
+/// Files below this size, in bytes, are hashed in a moment and not remembered for the next run.
+const WORTH_KEEPING: u64 = 16 << 20;
 
 /// The hashes of a file or folder, in lower-case hex.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,9 +77,7 @@ impl HashCache {
         let status = fs::metadata(path)?;
         let found = TensorFile::open(path)?.sha256()?;
         let hashes = Hashes { sha256: hex(&found.file), data_sha256: Some(hex(&found.data)) };
-        if status.len() >= WORTH_REMEMBERING {
-            self.remember(path, &status, &hashes);
-        }
+        self.remember(path, &status, &hashes);
         Ok(hashes)
     }
 
@@ -110,10 +108,14 @@ impl HashCache {
         let (Some(modified), Ok(path)) = (modified(status), fs::canonicalize(path)) else { return };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(path, Known { size: status.len(), modified, hashes: hashes.clone() });
-        let Some(path) = &self.path else { return };
+        let Some(path) = self.path.as_ref().filter(|_| status.len() >= WORTH_KEEPING) else {
+            return;
+        };
+        let large = |(_, known): &(&PathBuf, &Known)| known.size >= WORTH_KEEPING;
+        let large: BTreeMap<_, _> = known.iter().filter(large).collect();
         let written = files::prepare_folder(files::folder_of(path)).and_then(|()| {
             files::write(path, Existing::Replace, |writer| {
-                serde_json::to_writer(writer, &*known).map_err(Into::into)
+                serde_json::to_writer(writer, &large).map_err(Into::into)
             })
             .map_err(Into::into)
         });
@@ -139,7 +141,7 @@ pub fn sha256(path: &Path) -> Result<String> {
 }
 
 /// The `.safetensors` files of a folder and of the folders in it, sorted.
-fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![(folder.to_owned(), 2)];
     while let Some((folder, depth)) = folders.pop() {

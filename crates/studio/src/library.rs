@@ -12,6 +12,7 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use engine::{checkpoint::header::TensorFile, inspect::inspect};
@@ -84,7 +85,7 @@ impl Folders {
 pub struct Library {
     entries: Vec<Entry>,
     starter: Option<Starter>,
-    hashes: HashCache,
+    hashes: Arc<HashCache>,
     beside: Vec<PathBuf>,
     /// The folders that were searched, for messages.
     searched: Vec<PathBuf>,
@@ -103,9 +104,9 @@ pub struct Entry {
     /// Where it is.
     pub path: PathBuf,
     /// What it is, where that is known without reading it.
-    kind: Option<Kind>,
+    pub(crate) kind: Option<Kind>,
     /// Its hash, where that is known without reading it.
-    sha256: Option<String>,
+    pub(crate) sha256: Option<String>,
 }
 
 /// A file that was found, and how it is called from now on.
@@ -137,12 +138,23 @@ impl Library {
             searched.push(folder.clone());
         }
         searched.extend(folders.data.filter(|folder| folder.is_dir()));
-        let mut walk = Walk { entries, seen: BTreeSet::new(), visited: 0 };
+        let mut walk = Walk { entries, ..Walk::default() };
         for folder in &searched {
-            walk.folder(folder, folder, MAX_DEPTH);
+            walk.folder(folder);
         }
-        let hashes = HashCache::open(folders.cache.as_deref());
+        let hashes = Arc::new(HashCache::open(folders.cache.as_deref()));
         Ok(Library { entries: walk.entries, starter, hashes, beside: folders.beside, searched })
+    }
+
+    /// A library of what was listed before, and of hashes that others use as well.
+    pub(crate) fn of(
+        entries: Vec<Entry>,
+        starter: Option<Starter>,
+        hashes: Arc<HashCache>,
+        beside: Vec<PathBuf>,
+        searched: Vec<PathBuf>,
+    ) -> Library {
+        Library { entries, starter, hashes, beside, searched }
     }
 
     /// Everything that was found, the starter first, then by folder and name.
@@ -168,14 +180,7 @@ impl Library {
         if let Some(starter) = &self.starter
             && same_file(&path, &starter.model())
         {
-            let defaults = starter.catalog.defaults.clone();
-            params.width = defaults.width;
-            params.height = defaults.height;
-            params.steps = defaults.steps;
-            params.guidance_scale = defaults.guidance;
-            params.sampler = defaults.sampler;
-            params.schedule = defaults.schedule;
-            params.prompt = defaults.prompt;
+            starter.suit(&mut params);
         }
         Ok(params)
     }
@@ -253,7 +258,7 @@ impl Library {
         match matches[..] {
             [entry] => return Ok((entry.path.clone(), entry.name.clone())),
             [] => {}
-            _ => return self.only_one(kind, name, &matches),
+            _ => return self.only_one(kind, wanted, &matches),
         }
         if !name.is_empty() && as_path.exists() {
             return Ok(by_path());
@@ -264,10 +269,23 @@ impl Library {
         Err(self.nothing(kind, name))
     }
 
-    /// Of several with one name, the one that is of the right kind.
-    fn only_one(&self, kind: Kind, name: &str, all: &[&Entry]) -> Result<(PathBuf, String)> {
-        let right: Vec<_> = all.iter().filter(|entry| entry.kind() == Some(kind)).collect();
-        if let [entry] = right[..] {
+    /// Of several with one name, the one that is of the right kind, or has the wanted hash; any, if
+    /// they are all known to be the same.
+    fn only_one(&self, kind: Kind, wanted: &FileRef, all: &[&Entry]) -> Result<(PathBuf, String)> {
+        let name = &wanted.name;
+        let right: Vec<&Entry> =
+            all.iter().copied().filter(|entry| entry.kind() == Some(kind)).collect();
+        let only = match right[..] {
+            [only] => Some(only),
+            [first, ..] => {
+                let asked = |entry: &&Entry| says(wanted.sha256.as_ref(), entry.sha256.as_ref());
+                let same = first.sha256.is_some()
+                    && right.iter().all(|entry| entry.sha256 == first.sha256);
+                right.iter().copied().find(asked).or(same.then_some(first))
+            }
+            [] => None,
+        };
+        if let Some(entry) = only {
             return Ok((entry.path.clone(), entry.name.clone()));
         }
         let names: Vec<_> = all.iter().map(|entry| entry.qualified_name.as_str()).collect();
@@ -411,19 +429,19 @@ fn says(wanted: Option<&String>, found: Option<&String>) -> bool {
     }
 }
 
-fn same_file(a: &Path, b: &Path) -> bool {
+pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
     match (fs::canonicalize(a), fs::canonicalize(b)) {
         (Ok(a), Ok(b)) => a == b,
         _ => false,
     }
 }
 
-fn file_name(path: &Path) -> String {
+pub(crate) fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// What a model file or folder is called.
-fn model_name(path: &Path) -> String {
+pub(crate) fn model_name(path: &Path) -> String {
     // A path like `.` or `models/..` has no name of its own.
     let named = match path.file_name() {
         Some(_) => path.to_owned(),
@@ -437,7 +455,8 @@ fn model_name(path: &Path) -> String {
     }
 }
 
-fn list_starter(starter: &Starter, entries: &mut Vec<Entry>) {
+/// The starter's base model and its adapters.
+pub(crate) fn list_starter(starter: &Starter, entries: &mut Vec<Entry>) {
     let qualified = |name: &str| format!("{}/{name}", starter::NAME);
     entries.push(Entry {
         name: starter::NAME.to_owned(),
@@ -458,9 +477,9 @@ fn list_starter(starter: &Starter, entries: &mut Vec<Entry>) {
         });
     }
     // Adapters that are there but not in the list work like any other file.
-    let mut walk = Walk { entries: Vec::new(), seen: BTreeSet::new(), visited: 0 };
+    let mut walk = Walk::default();
     let folder = starter.folder.join("adapters");
-    walk.folder(&folder, &folder, 1);
+    walk.below(&folder, &folder, 1);
     for entry in walk.entries {
         if entries.iter().all(|listed| !same_file(&listed.path, &entry.path)) {
             let qualified_name = qualified(&entry.name);
@@ -470,15 +489,22 @@ fn list_starter(starter: &Starter, entries: &mut Vec<Entry>) {
 }
 
 /// A search through folders that ends, whatever links there are.
-struct Walk {
-    entries: Vec<Entry>,
+#[derive(Debug, Default)]
+pub(crate) struct Walk {
+    /// What was found, by folder and name.
+    pub(crate) entries: Vec<Entry>,
     /// Where links lead has been seen before, or not.
     seen: BTreeSet<PathBuf>,
     visited: usize,
 }
 
 impl Walk {
-    fn folder(&mut self, root: &Path, folder: &Path, depth: usize) {
+    /// Lists a library's folder.
+    pub(crate) fn folder(&mut self, root: &Path) {
+        self.below(root, root, MAX_DEPTH);
+    }
+
+    fn below(&mut self, root: &Path, folder: &Path, depth: usize) {
         // What cannot be read is not in the library. A folder that the person named was read before.
         let Ok(read) = fs::read_dir(folder) else { return };
         let mut paths: Vec<PathBuf> = read.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -496,17 +522,19 @@ impl Walk {
             if is_model_folder(&path) || !is_folder && is_model_file(&path) {
                 self.entries.push(entry(root, path));
             } else if is_folder && depth > 1 {
-                self.folder(root, &path, depth - 1);
+                self.below(root, &path, depth - 1);
             }
         }
     }
 
-    fn first_time(&mut self, path: &Path) -> bool {
+    /// Whether a path, with its links followed, is seen for the first time.
+    pub(crate) fn first_time(&mut self, path: &Path) -> bool {
         fs::canonicalize(path).is_ok_and(|path| self.seen.insert(path))
     }
 }
 
-fn entry(root: &Path, path: PathBuf) -> Entry {
+/// What a model file in a library's folder is called.
+pub(crate) fn entry(root: &Path, path: PathBuf) -> Entry {
     let name = model_name(&path);
     let folder = path.strip_prefix(root).ok().and_then(Path::parent);
     let parts = folder.into_iter().flatten().map(|part| part.to_string_lossy().into_owned());
@@ -514,15 +542,26 @@ fn entry(root: &Path, path: PathBuf) -> Entry {
     Entry { name, qualified_name: parts.join("/"), title: None, path, kind: None, sha256: None }
 }
 
-/// A diffusers folder, or an adapter as PEFT stores it.
-fn is_model_folder(path: &Path) -> bool {
-    ["unet/config.json", "model_index.json", "adapter_config.json"]
-        .iter()
-        .any(|file| path.join(file).is_file())
+/// What only a diffusers folder has, or an adapter as PEFT or diffusers stores it.
+const IN_MODEL_FOLDERS: &[&str] = &[
+    "unet/config.json",
+    "model_index.json",
+    "adapter_config.json",
+    "unet/adapter_config.json",
+    "text_encoder/adapter_config.json",
+    "pytorch_lora_weights.safetensors",
+];
+
+pub(crate) fn is_model_folder(path: &Path) -> bool {
+    IN_MODEL_FOLDERS.iter().any(|file| path.join(file).is_file())
 }
 
-fn is_model_file(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
+/// How names of models end; those that cannot be opened are listed all the same, to say why.
+const EXTENSIONS: &[&str] = &["safetensors", "ckpt", "pt", "pth", "gguf"];
+
+pub(crate) fn is_model_file(path: &Path) -> bool {
+    let is = |one: &&str| path.extension().is_some_and(|own| own.eq_ignore_ascii_case(one));
+    EXTENSIONS.iter().any(is)
 }
 
 /// Names like this one, the nearest first: with few letters changed, or with this one in them.

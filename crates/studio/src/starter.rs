@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use serde::Deserialize;
 
-use crate::{Code, Error, Result};
+use crate::{Code, Error, GenerationParams, Result};
 
 /// The starter base model's name.
 pub const NAME: &str = "starter";
@@ -113,6 +113,18 @@ impl Starter {
             .chain(program_folder.into_iter().flat_map(upwards))
             .chain(built.into_iter().flat_map(upwards));
         candidates.find(|folder| folder.join("starter.json").is_file())
+    }
+
+    /// Sets what suits the base model.
+    pub(crate) fn suit(&self, params: &mut GenerationParams) {
+        let defaults = self.catalog.defaults.clone();
+        params.width = defaults.width;
+        params.height = defaults.height;
+        params.steps = defaults.steps;
+        params.guidance_scale = defaults.guidance;
+        params.sampler = defaults.sampler;
+        params.schedule = defaults.schedule;
+        params.prompt = defaults.prompt;
     }
 
     /// The base model's folder.
