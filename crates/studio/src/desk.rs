@@ -6,7 +6,6 @@
 
 use std::{
     io::Cursor,
-    path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -18,11 +17,11 @@ use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 
 use crate::{
     Code, Error, Failure, GenerationParams, Result, Settings,
+    cards::Cards,
     data::DataFolder,
     db::Db,
     event::{Event, Events, Notice},
     gallery::{Gallery, GalleryImage, Making},
-    library::Library,
     live::{Live, LiveState, Wish},
     queue::{self, Job, JobProgress, JobState},
     worker,
@@ -35,6 +34,7 @@ pub(crate) struct Desk {
     pub(crate) db: Arc<Db>,
     pub(crate) events: Events,
     pub(crate) gallery: Gallery,
+    pub(crate) cards: Cards,
     settings: RwLock<Settings>,
     state: Mutex<State>,
     look: Condvar,
@@ -88,6 +88,7 @@ impl Desk {
         db: Arc<Db>,
         events: Events,
         gallery: Gallery,
+        cards: Cards,
         settings: Settings,
         notices: Vec<Notice>,
     ) -> Desk {
@@ -96,6 +97,7 @@ impl Desk {
             db,
             events,
             gallery,
+            cards,
             settings: RwLock::new(settings),
             state: Mutex::new(State { notices, ..State::default() }),
             look: Condvar::new(),
@@ -113,12 +115,6 @@ impl Desk {
 
     pub(crate) fn set_settings(&self, settings: Settings) {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
-    }
-
-    /// Names to files, as the folders are now: listing them costs next to nothing.
-    pub(crate) fn names(&self) -> Result<Library> {
-        let folders = self.settings().model_folders.iter().map(PathBuf::from).collect();
-        Library::open(self.data.folders(folders))
     }
 
     /// "CPU · f32".
@@ -171,6 +167,7 @@ impl Desk {
     fn keep(&self, state: &mut State, frame: &Frame) -> Result<u32> {
         let job = queue::add(&self.db.lock(), &frame.params)?;
         let saved = self.gallery.save(&frame.image, &frame.params, &frame.making);
+        self.note_use(&saved);
         self.end(state, job.id, saved);
         Ok(job.id)
     }
@@ -263,10 +260,19 @@ impl Desk {
 
     /// Ends a job by what came of it.
     pub(crate) fn finish(&self, id: u32, saved: Result<GalleryImage>) {
+        self.note_use(&saved);
         let mut state = self.state();
         state.running = None;
         state.progress = None;
         self.end(&mut state, id, saved);
+    }
+
+    /// Remembers when models were last used.
+    fn note_use(&self, saved: &Result<GalleryImage>) {
+        let params = saved.as_ref().ok().and_then(|image| image.params.as_ref());
+        if let Some(Err(error)) = params.map(|params| self.cards.used(params)) {
+            tracing::warn!("what was used is not written down: {error}");
+        }
     }
 
     fn end(&self, state: &mut State, id: u32, saved: Result<GalleryImage>) {

@@ -175,6 +175,22 @@ pub(crate) fn order(db: &Connection) -> Result<Vec<u32>> {
     Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
+/// Names of model files that queued jobs need, the next job's first.
+pub(crate) fn wanted(db: &Connection) -> Result<Vec<String>> {
+    const JOBS: u32 = 16;
+    let mut statement = db.prepare_cached(
+        "SELECT params FROM job WHERE state IN ('queued', 'running') ORDER BY position LIMIT ?1",
+    )?;
+    let rows = statement.query_map([JOBS], |row| row.get::<_, String>(0))?;
+    let mut names = Vec::new();
+    for params in rows {
+        let Ok(params) = serde_json::from_str::<GenerationParams>(&params?) else { continue };
+        let adapters = params.adapters.into_iter().map(|adapter| adapter.file);
+        names.extend(adapters.chain([params.model]).chain(params.vae).map(|file| file.name));
+    }
+    Ok(names)
+}
+
 /// Takes the first queued job and marks it as running.
 pub(crate) fn take(db: &Connection) -> Result<Option<Job>> {
     let first = db

@@ -17,7 +17,7 @@ use ts_rs::TS;
 
 use crate::{
     Code, DataFolder, Error, Failure, FileRef, GenerationParams, Recipe, Result, Settings,
-    cards::{InputPicture, RecipeOffer},
+    cards::{Cards, DropItem, Dropped, Fit, InputPicture, LibraryView, ModelNote, RecipeOffer},
     catalog::Catalog,
     db::{self, Db},
     desk::Desk,
@@ -25,7 +25,7 @@ use crate::{
     event::{Event, Events, NamedStack, Snapshot, Who},
     gallery::{Deleted, Gallery, GalleryCounts, GalleryImage, GalleryQuery},
     input::Inputs,
-    library::{Kind, Library},
+    library::Library,
     lock::FolderLock,
     queue, starter, worker,
 };
@@ -89,7 +89,9 @@ impl Studio {
         let inputs = Inputs::at(data.inputs());
         let pictures = pictures_folder(&data, &settings);
         let gallery = Gallery::open(db.clone(), events.clone(), pictures, data.thumbnails());
-        let desk = Desk::new(data, db, events, gallery, settings, notices);
+        let folders = model_folders(&settings);
+        let cards = Cards::open(&data, folders, db.clone(), events.clone(), inputs.clone())?;
+        let desk = Desk::new(data, db, events, gallery, cards, settings, notices);
         let desk = Arc::new(desk);
         desk.state().files = files.iter().map(|path| path.display().to_string()).collect();
 
@@ -111,6 +113,7 @@ impl Studio {
     /// Stops what is being made and waits for it to stop.
     pub fn close(&self) {
         self.desk.close();
+        self.desk.cards.close();
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(worker) = worker else { return };
         let deadline = Instant::now() + CLOSING;
@@ -144,7 +147,7 @@ impl Studio {
             output_folder: self.desk.gallery.folder().display().to_string(),
             data_folder: self.desk.data.data.display().to_string(),
             gallery_revision: self.desk.gallery.revision(),
-            library_revision: 0,
+            library_revision: self.desk.cards.revision(),
             notices: std::mem::take(&mut state.notices),
             settings,
         };
@@ -322,7 +325,108 @@ impl Studio {
     /// # Errors
     /// Fails if it is neither.
     pub fn read_recipe(&self, text: &str) -> Result<RecipeOffer> {
-        offer(&self.desk.names()?, Recipe::parse(text)?)
+        let names = self.desk.cards.names()?;
+        offer(&names, Recipe::parse(text)?)
+    }
+
+    // ---- library
+
+    /// Every model file that was found.
+    ///
+    /// # Errors
+    /// Fails if the database cannot be read.
+    pub fn library(&self) -> Result<LibraryView> {
+        self.desk.cards.view()
+    }
+
+    /// What adapters would do on a base model, by ids of cards.
+    ///
+    /// # Errors
+    /// Fails if the base model cannot be read.
+    pub fn fits(&self, checkpoint: u32, adapters: &[u32]) -> Result<Vec<Fit>> {
+        self.desk.cards.fits(checkpoint, adapters)
+    }
+
+    /// Keeps what the person says of a file, in place of what they said before.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read for its hash, or nothing can be written.
+    pub fn set_model_note(&self, card: u32, note: &ModelNote) -> Result<()> {
+        self.desk.cards.set_note(card, note)
+    }
+
+    /// Makes a picture of the gallery a card's cover, or takes the one away that was chosen.
+    ///
+    /// # Errors
+    /// Fails if there is no such card or picture.
+    pub fn set_cover(&self, card: u32, image: Option<u32>) -> Result<()> {
+        let picture = image.map(|image| self.desk.gallery.path(image)).transpose()?;
+        self.desk.cards.set_cover(card, picture)
+    }
+
+    /// Begins to copy a model into the library's own folder; events tell how it goes.
+    ///
+    /// # Errors
+    /// Fails if there is no room for it.
+    pub fn copy_into_library(&self, card: u32) -> Result<()> {
+        self.desk.cards.copy_in(card)
+    }
+
+    /// Stops copying; what was copied goes.
+    pub fn cancel_copy(&self, card: u32) {
+        self.desk.cards.cancel_copy(card);
+    }
+
+    /// Takes a model that is used where it lies off the list; its file stays.
+    ///
+    /// # Errors
+    /// Fails if it lies in a folder of the library.
+    pub fn forget_model(&self, card: u32) -> Result<()> {
+        self.desk.cards.forget(card)
+    }
+
+    /// Moves a model of the library's own folder to the trash.
+    ///
+    /// # Errors
+    /// Fails if it lies elsewhere; [`Code::NoTrash`] where there is no trash.
+    pub fn delete_model(&self, card: u32) -> Result<()> {
+        self.desk.cards.delete(card)
+    }
+
+    /// Where a card's file is.
+    ///
+    /// # Errors
+    /// Fails if there is no such card.
+    pub fn model_path(&self, card: u32) -> Result<PathBuf> {
+        self.desk.cards.path(card)
+    }
+
+    /// `{name: shape}` of every tensor of a model, as JSON.
+    ///
+    /// # Errors
+    /// Fails if it cannot be read.
+    pub fn key_listing(&self, card: u32) -> Result<String> {
+        self.desk.cards.key_listing(card)
+    }
+
+    /// Looks at every folder with models again, on a thread of its own.
+    pub fn rescan(&self) {
+        self.desk.cards.rescan();
+    }
+
+    // ---- drop
+
+    /// What files are that hover over the window; the fate of adapters is told for a base model.
+    #[must_use]
+    pub fn describe_drop(&self, paths: &[PathBuf], checkpoint: Option<u32>) -> Vec<DropItem> {
+        self.desk.cards.describe(paths, checkpoint)
+    }
+
+    /// Takes dropped files in: adapters are copied into the library, base models are used where they
+    /// lie, pictures are kept to start from. What cannot be used is told with its reason.
+    #[must_use]
+    pub fn drop_files(&self, paths: &[PathBuf]) -> Vec<Dropped> {
+        self.desk.cards.drop(paths)
     }
 
     // ---- pictures to start from
@@ -353,12 +457,12 @@ impl Studio {
 
     // ---- prompt
 
-    /// A prompt's length for a base model.
+    /// A prompt's length for a base model; without one, as CLIP counts.
     ///
     /// # Errors
-    /// Fails if there is no such base model, or its tokenizer cannot be read.
-    pub fn count_tokens(&self, model: &FileRef, text: &str) -> Result<TokenCount> {
-        let tokenizer = self.tokenizer(model)?;
+    /// Fails if there is no such card, or its tokenizer cannot be read.
+    pub fn count_tokens(&self, checkpoint: Option<u32>, text: &str) -> Result<TokenCount> {
+        let tokenizer = self.tokenizer(checkpoint)?;
         let text::Fill { used, ends } = text::fill(&tokenizer, text);
         let utf16 = |end: usize| text[..end].encode_utf16().count() as u32;
         Ok(TokenCount {
@@ -369,8 +473,9 @@ impl Studio {
         })
     }
 
-    fn tokenizer(&self, model: &FileRef) -> Result<Arc<Tokenizer>> {
-        let folder = self.desk.names()?.path(Kind::BaseModel, model)?.join("tokenizer");
+    fn tokenizer(&self, checkpoint: Option<u32>) -> Result<Arc<Tokenizer>> {
+        let model = checkpoint.map(|card| self.desk.cards.path(card)).transpose()?;
+        let folder = model.unwrap_or_default().join("tokenizer");
         let mut kept = self.tokenizers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tokenizer) = kept.get(&folder) {
             return Ok(tokenizer.clone());
@@ -442,6 +547,7 @@ impl Studio {
         settings.check()?;
         settings.write(&self.desk.data.settings)?;
         self.desk.gallery.set_folder(pictures_folder(&self.desk.data, &settings));
+        self.desk.cards.set_folders(model_folders(&settings));
         let _state = self.desk.state();
         self.desk.set_settings(settings.clone());
         self.desk.events.send(&Event::Settings(Box::new(settings)));
@@ -456,7 +562,7 @@ impl Studio {
 
     // ---- pixels
 
-    /// Answers the window's own protocol: `picture|thumb|preview|live|input`, a slash, an id.
+    /// Answers the window's own protocol: `picture|thumb|cover|preview|live|input`, a slash, an id.
     ///
     /// # Errors
     /// [`Code::MissingFile`] if there is no such picture.
@@ -469,6 +575,7 @@ impl Studio {
         Ok(match kind {
             "picture" => png(fs::read(self.desk.gallery.path(number()?)?)?),
             "thumb" => of(self.desk.gallery.thumbnail(number()?)?),
+            "cover" => of((self.desk.cards.cover(number()?)?, "image/jpeg")),
             "preview" => png(self.desk.preview(number()?)?),
             "live" => Pixels { lasting: false, ..png(self.desk.shown()?) },
             "input" => of(self.inputs.read(id)?),
@@ -479,7 +586,7 @@ impl Studio {
     /// Parameters to begin with: those that suit the starter.
     fn defaults(&self) -> Result<GenerationParams> {
         match &self.desk.data.starter {
-            Some(_) => self.desk.names()?.defaults(&FileRef::named(starter::NAME)),
+            Some(_) => self.desk.cards.names()?.defaults(&FileRef::named(starter::NAME)),
             None => Ok(GenerationParams::default()),
         }
     }
@@ -522,6 +629,10 @@ pub(crate) fn offer(names: &Library, recipe: Recipe) -> Result<RecipeOffer> {
 
 fn pictures_folder(data: &DataFolder, settings: &Settings) -> PathBuf {
     settings.output_folder.as_deref().map_or_else(|| data.pictures.clone(), PathBuf::from)
+}
+
+fn model_folders(settings: &Settings) -> Vec<PathBuf> {
+    settings.model_folders.iter().map(PathBuf::from).collect()
 }
 
 fn session(db: &rusqlite::Connection) -> Result<Value> {

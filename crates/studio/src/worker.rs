@@ -35,18 +35,20 @@ const PREVIEW: Duration = Duration::from_millis(200);
 /// Modules without effect that are told of; the rest is counted.
 const MAX_LEFT_OUT: usize = 100;
 
-/// The inference thread's lower priority on Linux, where a thread has one of its own and hands it on to
-/// those that it starts: the window's threads go first, so that it never stutters.
+/// The inference thread's priority: the window's threads go first, so that it never stutters.
+const NICE: i32 = 10;
+
+/// Lowers the calling thread's priority on Linux, where a thread has one of its own and hands it on to
+/// those that it starts.
 #[cfg(target_os = "linux")]
-fn lower_priority() {
-    const NICE: i32 = 10;
-    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::warn!("the inference thread keeps its priority: {error}");
+pub(crate) fn lower_priority(nice: i32) {
+    if let Err(error) = rustix::process::setpriority_process(None, nice) {
+        tracing::warn!("a thread keeps its priority: {error}");
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn lower_priority() {}
+pub(crate) fn lower_priority(_: i32) {}
 
 /// An engine, with what is known of its speed.
 struct Worker {
@@ -66,7 +68,7 @@ struct Made {
 
 /// Runs until the desk is closed.
 pub(crate) fn run(desk: Arc<Desk>) {
-    lower_priority();
+    lower_priority(NICE);
     let mut worker = Worker { desk, engine: None, step_seconds: None, decode_seconds: None };
     loop {
         match worker.desk.next() {
@@ -129,7 +131,7 @@ impl Worker {
         telling: &mut Telling,
     ) -> Result<Made> {
         let started = Instant::now();
-        let names = self.desk.names()?;
+        let names = self.desk.cards.names()?;
         let Resolved { params, request, warnings } = resolve(params, &names)?;
         if cancel.load(Ordering::Relaxed) {
             return Err(engine::Error::Cancelled.into());
@@ -186,10 +188,7 @@ fn patches(params: &GenerationParams, output: &Output) -> Vec<AdapterPatch> {
         .zip(reports)
         .map(|(adapter, report)| {
             let problems = report.unmatched.iter().chain(&report.wrong_shape);
-            let left_out = problems.clone().take(MAX_LEFT_OUT).map(|problem| Problem {
-                name: problem.name.clone(),
-                reason: problem.reason.clone(),
-            });
+            let left_out = problems.clone().take(MAX_LEFT_OUT).map(Problem::from);
             AdapterPatch {
                 name: adapter.file.name.clone(),
                 applied: report.applied.len() as u32,

@@ -2,94 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
+mod common;
+
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
-    sync::mpsc::{self, Receiver},
     time::{Duration, Instant},
 };
 
+use common::{Desk, PATIENCE, files, pixels};
 use fs_err as fs;
 use serde_json::json;
 use studio::{
-    Code, DataFolder, FileRef, GenerationParams, Recipe, Studio,
-    event::{Event, Snapshot},
-    gallery::GalleryQuery,
-    live::LiveState,
-    queue::{Job, JobState},
+    Code, DataFolder, FileRef, GenerationParams, Recipe, Studio, event::Event,
+    gallery::GalleryQuery, live::LiveState, queue::JobState,
 };
-
-/// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A studio with what it says.
-struct Desk {
-    studio: Studio,
-    events: Receiver<Event>,
-    first: Snapshot,
-}
-
-impl Desk {
-    fn open(folder: &Path) -> Desk {
-        let studio = Studio::open(DataFolder::at(folder), &[]).unwrap().expect("nobody has it");
-        let (sender, events) = mpsc::channel();
-        studio.subscribe(move |event| sender.send(event.clone()).is_ok()).unwrap();
-        let Event::Snapshot(first) = events.recv().unwrap() else { panic!("no snapshot") };
-        Desk { studio, events, first: *first }
-    }
-
-    /// A small picture of the starter's.
-    fn small(&self, seed: u64, steps: u32) -> GenerationParams {
-        let defaults = self.first.defaults.clone();
-        GenerationParams { width: 64, height: 64, steps, seed: Some(seed), ..defaults }
-    }
-
-    fn enqueue(&self, params: &GenerationParams) -> u32 {
-        self.studio.enqueue(params, 1).unwrap()[0]
-    }
-
-    /// Waits for an event.
-    fn wait<T>(&self, mut wanted: impl FnMut(&Event) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let event = self.events.recv_timeout(left).expect("the event comes in time");
-            if let Some(found) = wanted(&event) {
-                return found;
-            }
-        }
-    }
-
-    fn wait_for(&self, id: u32, state: JobState) -> Job {
-        self.wait(|event| match event {
-            Event::Job(job) if job.id == id && job.state == state => Some((**job).clone()),
-            Event::Job(job) if job.id == id && job.state.ended() => panic!("{job:?}"),
-            _ => None,
-        })
-    }
-
-    fn all(&self) -> Vec<u32> {
-        self.studio.image_ids(&GalleryQuery::default()).unwrap()
-    }
-}
-
-/// All files under a folder whose name has this in it.
-fn files(folder: &Path, part: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            found.extend(files(&path, part));
-        } else if entry.file_name().to_string_lossy().contains(part) {
-            found.push(path);
-        }
-    }
-    found
-}
-
-fn pixels(bytes: &[u8]) -> Vec<u8> {
-    image::load_from_memory(bytes).unwrap().into_rgb8().into_raw()
-}
 
 #[test]
 fn a_job_becomes_a_picture() {
@@ -303,8 +230,8 @@ fn the_gallery_is_found_again_without_its_index() {
 fn prompts_are_counted() {
     let folder = tempfile::tempdir().unwrap();
     let desk = Desk::open(folder.path());
-    let model = &desk.first.defaults.model;
-    let count = desk.studio.count_tokens(model, &"ä fox, ".repeat(40)).unwrap();
+    let starter = desk.studio.library().unwrap().cards[0].id;
+    let count = desk.studio.count_tokens(Some(starter), &"ä fox, ".repeat(40)).unwrap();
     assert_eq!(count.limit, 75);
     assert!(count.total >= 120 && !count.ends.is_empty(), "{count:?}");
     // In UTF-16 units, where a word begins: each repetition has seven, and two words.

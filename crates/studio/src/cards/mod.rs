@@ -1,8 +1,507 @@
-//! The library as a window shows it.
+//! The library as a window shows it: a card for each model file.
+//!
+//! Files are read once, from their headers; what was read is kept in the database and believed as long
+//! as the file and its sidecars stay as they are. Two threads keep the cards true: one lists and reads
+//! ([`scan`]) whenever a folder changes, one takes hashes. What the person says of a file is kept by
+//! its hash, so that it survives renaming, and other copies have it as well.
+//!
+//! **Invariant:** the shelf's lock is the innermost: whoever holds it asks neither the database nor
+//! anything that listens.
 
+mod copy;
+mod cover;
+mod drop;
+mod reading;
+mod rows;
+mod scan;
+mod sidecar;
 mod types;
 
-pub use types::{
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+};
+
+use engine::{
+    adapter::{Outline, Target},
+    checkpoint::header::TensorFile,
+};
+use serde_json::{Map, json};
+
+pub use self::types::{
     DropItem, DropKind, Dropped, Fit, InputPicture, LibraryFolder, LibraryView, ModelCard,
     ModelKind, ModelNote, Problem, RecipeOffer,
 };
+use self::{
+    reading::{Reading, Stamp},
+    rows::Said,
+    scan::Scanner,
+};
+use crate::{
+    Code, DataFolder, Error, FileRef, GenerationParams, Kind, Library, Result,
+    db::Db,
+    error::sentence,
+    event::{Event, Events},
+    gallery, hash,
+    hash::HashCache,
+    input::Inputs,
+    library::{Entry, file_name},
+    starter::Starter,
+};
+
+/// Modules without effect that are told of; the rest is counted.
+const MAX_LEFT_OUT: usize = 100;
+
+/// How many pigments there are.
+const PIGMENTS: u8 = 12;
+
+/// The cards, shared by all who need them.
+#[derive(Debug, Clone)]
+pub(crate) struct Cards(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    data: DataFolder,
+    starter: Option<Starter>,
+    db: Arc<Db>,
+    events: Events,
+    inputs: Inputs,
+    hashes: Arc<HashCache>,
+    revision: AtomicU32,
+    shelf: Mutex<Shelf>,
+    scanner: Scanner,
+    /// What stops a copy, by the card's id.
+    copies: Mutex<BTreeMap<u32, Arc<AtomicBool>>>,
+    /// The base model that adapters were last held against.
+    target: Mutex<Option<(PathBuf, Stamp, Arc<Target>)>>,
+}
+
+/// What is on the shelf now.
+#[derive(Debug, Default)]
+struct Shelf {
+    /// The person's folders.
+    extra: Vec<PathBuf>,
+    /// Where was looked: ours first.
+    folders: Vec<LibraryFolder>,
+    files: BTreeMap<u32, File>,
+    /// Ids as they are shown: the starter first, then by folder and name.
+    order: Vec<u32>,
+    /// The same by name; `None` until every file has been seen once.
+    names: Option<Arc<Library>>,
+    scanning: bool,
+}
+
+/// One model file.
+#[derive(Debug, Clone)]
+struct File {
+    entry: Entry,
+    /// Index into the folders.
+    folder: Option<u32>,
+    starter: bool,
+    /// Words that bring it out, if the starter's list knows it.
+    words: Option<Vec<String>>,
+    stamp: Stamp,
+    sha256: Option<String>,
+    pigment: u8,
+    reading: Reading,
+}
+
+impl Cards {
+    pub(crate) fn open(
+        data: &DataFolder,
+        extra: Vec<PathBuf>,
+        db: Arc<Db>,
+        events: Events,
+        inputs: Inputs,
+    ) -> Result<Cards> {
+        let starter = data.starter.as_deref().map(Starter::open).transpose()?;
+        let cards = Cards(Arc::new(Inner {
+            hashes: Arc::new(HashCache::open(Some(&data.cache))),
+            data: data.clone(),
+            starter,
+            db,
+            events,
+            inputs,
+            revision: AtomicU32::new(0),
+            shelf: Mutex::new(Shelf { extra, scanning: true, ..Shelf::default() }),
+            scanner: Scanner::default(),
+            copies: Mutex::default(),
+            target: Mutex::default(),
+        }));
+        cards.begin()?;
+        Ok(cards)
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        // Every change is made whole before anything that could panic.
+        self.0.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts up with every change.
+    pub(crate) fn revision(&self) -> u32 {
+        self.0.revision.load(Ordering::Relaxed)
+    }
+
+    fn changed(&self) {
+        let revision = self.0.revision.fetch_add(1, Ordering::Relaxed) + 1;
+        self.0.events.send(&Event::Library { revision });
+    }
+
+    /// Other folders of the person's.
+    pub(crate) fn set_folders(&self, extra: Vec<PathBuf>) {
+        let mut shelf = self.shelf();
+        if shelf.extra != extra {
+            shelf.extra = extra;
+            drop(shelf);
+            self.rescan();
+        }
+    }
+
+    /// Names to files, as they were last listed.
+    pub(crate) fn names(&self) -> Result<Arc<Library>> {
+        let extra = {
+            let shelf = self.shelf();
+            if let Some(names) = &shelf.names {
+                return Ok(names.clone());
+            }
+            shelf.extra.clone()
+        };
+        // A folder that is not there now is no reason to find nothing in the others.
+        let there = extra.into_iter().filter(|folder| folder.is_dir()).collect();
+        Ok(Arc::new(Library::open(self.0.data.folders(there))?))
+    }
+
+    /// Everything that was found.
+    pub(crate) fn view(&self) -> Result<LibraryView> {
+        let revision = self.revision();
+        let (said, uses) = {
+            let db = self.0.db.lock();
+            (rows::said(&db)?, rows::uses(&db)?)
+        };
+        let shelf = self.shelf();
+        let mut first: HashMap<&str, u32> = HashMap::new();
+        let mut names: HashMap<(ModelKind, &str), usize> = HashMap::new();
+        for id in &shelf.order {
+            let file = &shelf.files[id];
+            if let Some(sha256) = &file.sha256 {
+                first.entry(sha256).or_insert(*id);
+            }
+            *names.entry((file.reading.kind, &file.entry.name)).or_default() += 1;
+            *names.entry((file.reading.kind, &file.entry.qualified_name)).or_default() +=
+                usize::from(file.entry.name != file.entry.qualified_name);
+        }
+        let cards = shelf.order.iter().map(|id| {
+            let file = &shelf.files[id];
+            let alone = |name: &str| names[&(file.reading.kind, name)] == 1;
+            let name = match (alone(&file.entry.name), alone(&file.entry.qualified_name)) {
+                (true, _) => file.entry.name.clone(),
+                (_, true) => file.entry.qualified_name.clone(),
+                _ => file.entry.path.display().to_string(),
+            };
+            let sha256 = file.sha256.as_deref();
+            let said = sha256.and_then(|sha256| said.get(sha256)).cloned().unwrap_or_default();
+            let used_at = sha256.and_then(|sha256| uses.get(sha256)).copied();
+            let original = sha256.map(|sha256| first[sha256]).filter(|first| first != id);
+            self.card(*id, file, name, said, used_at, original)
+        });
+        Ok(LibraryView {
+            revision,
+            cards: cards.collect(),
+            folders: shelf.folders.clone(),
+            scanning: shelf.scanning,
+        })
+    }
+
+    fn card(
+        &self,
+        id: u32,
+        file: &File,
+        name: String,
+        said: Said,
+        used_at: Option<i64>,
+        duplicate_of: Option<u32>,
+    ) -> ModelCard {
+        let File { entry, reading, .. } = file;
+        let note = said.note;
+        let title = note.title.as_ref().or(reading.title.as_ref()).or(entry.title.as_ref());
+        let words = note.trigger_words.as_ref().or(file.words.as_ref());
+        let runs = reading.kind == ModelKind::Checkpoint && reading.usable;
+        ModelCard {
+            id,
+            kind: reading.kind,
+            title: title.unwrap_or(&entry.name).clone(),
+            path: entry.path.display().to_string(),
+            folder: file.folder,
+            family: reading.family.clone(),
+            summary: reading.summary.clone(),
+            algorithm: reading.algorithm.clone(),
+            rank: reading.rank,
+            modules: reading.modules,
+            bytes: reading.bytes,
+            modified_at: reading.modified_at,
+            usable: reading.usable,
+            notes: reading.notes.clone(),
+            trigger_words: words.unwrap_or(&reading.trigger_words).clone(),
+            default_weight: note.default_weight.unwrap_or(reading.default_weight),
+            cover: cover::revision(said.cover.as_deref(), reading),
+            pigment: note.pigment.unwrap_or(file.pigment),
+            sha256: file.sha256.clone(),
+            duplicate_of,
+            starter: file.starter,
+            defaults: runs.then(|| self.defaults(&name, file.starter)),
+            facts: reading.facts.clone(),
+            used_at,
+            note,
+            name,
+        }
+    }
+
+    /// What suits a base model.
+    fn defaults(&self, name: &str, starter: bool) -> GenerationParams {
+        let model = FileRef::named(name);
+        let mut params = GenerationParams { model, ..GenerationParams::default() };
+        if let Some(known) = self.0.starter.as_ref().filter(|_| starter) {
+            known.suit(&mut params);
+        }
+        params
+    }
+
+    fn file(&self, id: u32) -> Result<File> {
+        self.shelf().files.get(&id).cloned().ok_or_else(|| {
+            Error::new(Code::MissingFile, "this model is not in the library any more")
+                .hint("look for it again, or drop it on the window")
+        })
+    }
+
+    /// Where a card's file is.
+    pub(crate) fn path(&self, id: u32) -> Result<PathBuf> {
+        Ok(self.file(id)?.entry.path)
+    }
+
+    /// A card's hash, taken now if it is not known yet.
+    fn sha256(&self, id: u32) -> Result<String> {
+        let file = self.file(id)?;
+        match file.sha256 {
+            Some(sha256) => Ok(sha256),
+            None => self.take_hash(id, &file.entry.path),
+        }
+    }
+
+    /// Takes a file's hash and keeps it.
+    fn take_hash(&self, id: u32, path: &Path) -> Result<String> {
+        // What is no safetensors file has a hash as well.
+        let sha256 = match self.0.hashes.hashes(path) {
+            Ok(hashes) => hashes.sha256,
+            Err(_) => hash::sha256(path)?,
+        };
+        rows::set_sha256(&self.0.db.lock(), id, &sha256)?;
+        let mut shelf = self.shelf();
+        if let Some(file) = shelf.files.get_mut(&id).filter(|file| file.entry.path == path) {
+            file.sha256 = Some(sha256.clone());
+            file.entry.sha256 = Some(sha256.clone());
+            self.name_anew(&mut shelf);
+        }
+        Ok(sha256)
+    }
+
+    /// Keeps the list of names that of the files on the shelf.
+    fn name_anew(&self, shelf: &mut Shelf) {
+        if shelf.names.is_some() {
+            self.name_all(shelf);
+        }
+    }
+
+    /// Makes the list of names that of the files on the shelf.
+    fn name_all(&self, shelf: &mut Shelf) {
+        let entries = shelf.order.iter().map(|id| shelf.files[id].entry.clone()).collect();
+        let searched = shelf.folders.iter().map(|folder| folder.path.clone().into()).collect();
+        let library = Library::of(
+            entries,
+            self.0.starter.clone(),
+            self.0.hashes.clone(),
+            self.0.data.folders(Vec::new()).beside,
+            searched,
+        );
+        shelf.names = Some(Arc::new(library));
+    }
+
+    // ---- what the person says
+
+    pub(crate) fn set_note(&self, id: u32, note: &ModelNote) -> Result<()> {
+        let invalid = |field, message: &str| Error::new(Code::InvalidParams { field }, message);
+        if note.pigment.is_some_and(|pigment| pigment >= PIGMENTS) {
+            return Err(invalid("pigment", "there is no such pigment"));
+        }
+        if note.default_weight.is_some_and(|weight| !weight.is_finite()) {
+            return Err(invalid("default_weight", "a weight is a number"));
+        }
+        let sha256 = self.sha256(id)?;
+        rows::say(&self.0.db.lock(), &sha256, note)?;
+        self.changed();
+        Ok(())
+    }
+
+    /// Remembers that files were used.
+    pub(crate) fn used(&self, params: &GenerationParams) -> Result<()> {
+        let adapters = params.adapters.iter().filter(|adapter| adapter.enabled);
+        let files = adapters.map(|adapter| &adapter.file).chain([&params.model]);
+        {
+            let db = self.0.db.lock();
+            for sha256 in files.filter_map(|file| file.sha256.as_ref()) {
+                rows::used(&db, sha256)?;
+            }
+        }
+        self.changed();
+        Ok(())
+    }
+
+    // ---- what files are good for
+
+    /// What adapters would do on a base model, from headers alone.
+    pub(crate) fn fits(&self, checkpoint: u32, adapters: &[u32]) -> Result<Vec<Fit>> {
+        let target = self.target(&self.file(checkpoint)?)?;
+        let fits = adapters.iter().filter_map(|id| Some((*id, self.file(*id).ok()?)));
+        Ok(fits.map(|(id, file)| fit(&target, id, &file.entry.path)).collect())
+    }
+
+    fn target(&self, file: &File) -> Result<Arc<Target>> {
+        let mut kept = self.0.target.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((path, stamp, target)) = &*kept
+            && (path, stamp) == (&file.entry.path, &file.stamp)
+        {
+            return Ok(target.clone());
+        }
+        let target = Arc::new(Target::open(&file.entry.path)?);
+        *kept = Some((file.entry.path.clone(), file.stamp, target.clone()));
+        Ok(target)
+    }
+
+    /// `{name: shape}` of every tensor of a model.
+    pub(crate) fn key_listing(&self, id: u32) -> Result<String> {
+        let path = self.path(id)?;
+        let files = match path.is_dir() {
+            true => hash::weight_files(&path)?,
+            false => vec![path.clone()],
+        };
+        let mut keys = Map::new();
+        for file in files {
+            let inside = file.strip_prefix(&path).ok().filter(|inside| *inside != Path::new(""));
+            for (name, info) in TensorFile::open(&file)?.tensors() {
+                let name = match inside {
+                    Some(inside) => format!("{}: {name}", inside.display()),
+                    None => name.clone(),
+                };
+                keys.insert(name, json!(info.shape));
+            }
+        }
+        Ok(serde_json::to_string_pretty(&keys).expect("names and numbers"))
+    }
+
+    // ---- taking off
+
+    /// Takes a file that is used where it lies off the list.
+    pub(crate) fn forget(&self, id: u32) -> Result<()> {
+        let file = self.file(id)?;
+        if file.folder.is_some() || file.starter {
+            let error = Error::new(Code::Unknown, "it lies in a folder of the library");
+            return Err(error.hint("take it out of the folder, or the folder off the list"));
+        }
+        {
+            let db = self.0.db.lock();
+            rows::take_away(&db, &file.entry.path)?;
+            rows::forget(&db, id)?;
+        }
+        self.take_off(id);
+        Ok(())
+    }
+
+    /// Moves a file of our own folder to the trash, its sidecars with it.
+    pub(crate) fn delete(&self, id: u32) -> Result<()> {
+        let file = self.file(id)?;
+        let path = &file.entry.path;
+        if !path.starts_with(self.0.data.models()) {
+            let error = Error::new(Code::Unknown, "it is not in the library's own folder");
+            return Err(error.hint("other folders are never written to"));
+        }
+        let sidecars = sidecar::files(path);
+        gallery::remove(path, false)?;
+        for sidecar in sidecars {
+            if let Err(error) = gallery::remove(&sidecar, false) {
+                tracing::warn!("`{}` stays: {error}", sidecar.display());
+            }
+        }
+        rows::forget(&self.0.db.lock(), id)?;
+        self.take_off(id);
+        Ok(())
+    }
+
+    fn take_off(&self, id: u32) {
+        {
+            let mut shelf = self.shelf();
+            shelf.files.remove(&id);
+            shelf.order.retain(|other| *other != id);
+            self.name_anew(&mut shelf);
+        }
+        self.changed();
+    }
+
+    /// Looks at every folder again.
+    pub(crate) fn rescan(&self) {
+        self.0.scanner.look();
+    }
+
+    /// Ends the threads; what they were at is done at the next start.
+    pub(crate) fn close(&self) {
+        self.0.scanner.close();
+        let copies = self.0.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        for stop in copies.values() {
+            stop.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What an adapter would do on a base model. One that cannot be read is refused with the reason.
+fn fit(target: &Target, id: u32, path: &Path) -> Fit {
+    let outline = match Outline::open(path) {
+        Ok(outline) => outline,
+        Err(error) => {
+            let refusal = Some(sentence(Error::from(error).message()));
+            return Fit { adapter: id, applied: 0, total: 0, left_out: Vec::new(), refusal };
+        }
+    };
+    let (report, refusal) = target.fit(&outline);
+    let problems = report.unmatched.iter().chain(&report.wrong_shape);
+    let left_out = problems.clone().take(MAX_LEFT_OUT).map(Problem::from);
+    Fit {
+        adapter: id,
+        applied: report.applied.len() as u32,
+        total: (report.applied.len() + problems.clone().count()) as u32,
+        left_out: left_out.collect(),
+        refusal: refusal.map(|error| sentence(Error::from(error).message())),
+    }
+}
+
+impl From<&engine::adapter::Problem> for Problem {
+    fn from(problem: &engine::adapter::Problem) -> Problem {
+        Problem { name: problem.name.clone(), reason: problem.reason.clone() }
+    }
+}
+
+/// What names look a file up as.
+fn kind_of(reading: &Reading) -> Option<Kind> {
+    match reading.kind {
+        ModelKind::Checkpoint => Some(Kind::BaseModel),
+        ModelKind::Adapter => Some(Kind::Adapter),
+        ModelKind::Vae => Some(Kind::Vae),
+        ModelKind::Embedding | ModelKind::Other => None,
+    }
+}
+
+/// For messages: the file's own name.
+fn called(path: &Path) -> String {
+    format!("`{}`", file_name(path))
+}

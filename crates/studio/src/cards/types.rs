@@ -6,7 +6,7 @@ use ts_rs::TS;
 use crate::{Failure, FileRef, GenerationParams};
 
 /// What a model file is good for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, TS)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelKind {
     /// A base model, as a file or a folder.

@@ -1,0 +1,366 @@
+//! The library through the studio: what is listed, dropped, copied, noted, and what is refused and why.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{Desk, files};
+use fs_err as fs;
+use studio::{
+    Code,
+    cards::{DropKind, Dropped, ModelCard, ModelKind, ModelNote},
+    event::Event,
+    starter::Starter,
+};
+
+fn starter() -> Starter {
+    Starter::open(&Starter::folder().expect("it is in the repository")).unwrap()
+}
+
+fn style(name: &str) -> PathBuf {
+    starter().folder.join(format!("adapters/{name}.safetensors"))
+}
+
+/// Copies a folder with what is in it.
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let to = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy_folder(&path, &to),
+            false => drop(fs::copy(&path, &to).unwrap()),
+        }
+    }
+}
+
+impl Desk {
+    fn cards(&self) -> Vec<ModelCard> {
+        self.studio.library().unwrap().cards
+    }
+
+    fn card(&self, name: &str) -> ModelCard {
+        let found = self.cards().into_iter().find(|card| card.name == name);
+        found.unwrap_or_else(|| panic!("no `{name}` in {:?}", self.names()))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.cards().into_iter().map(|card| card.name).collect()
+    }
+
+    /// Waits until the library is as it should be.
+    fn wait_until(&self, mut done: impl FnMut(&[ModelCard]) -> bool) {
+        if done(&self.cards()) {
+            return;
+        }
+        self.wait(|event| match event {
+            Event::Library { .. } => done(&self.cards()).then_some(()),
+            _ => None,
+        });
+    }
+
+    fn drop_one(&self, path: &Path) -> Dropped {
+        let mut dropped = self.studio.drop_files(&[path.to_owned()]);
+        assert_eq!(dropped.len(), 1, "{dropped:?}");
+        dropped.remove(0)
+    }
+
+    fn refusal(&self, path: &Path) -> String {
+        match self.drop_one(path) {
+            Dropped::Refused { failure, .. } => {
+                format!("{} {}", failure.message, failure.hint.unwrap_or_default())
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_starter_comes_first_and_its_styles_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    let desk = Desk::open(folder.path());
+    let cards = desk.cards();
+    let ground = &cards[0];
+    assert_eq!(
+        (ground.name.as_str(), ground.kind, ground.usable),
+        ("starter", ModelKind::Checkpoint, true)
+    );
+    assert_eq!(ground.summary, "v-prediction");
+    assert_eq!(ground.defaults.as_ref().unwrap().width, 128);
+    let neon = desk.card("neon");
+    assert_eq!(neon.family.as_deref(), Some("SD 1.x"));
+    assert!(
+        neon.starter && neon.usable && neon.trigger_words.contains(&"neon style".into()),
+        "{neon:?}"
+    );
+    assert!(neon.rank.is_some() && neon.summary.contains("rank"), "{neon:?}");
+    let pigments: std::collections::BTreeSet<u8> = cards.iter().map(|card| card.pigment).collect();
+    assert_eq!(pigments.len(), cards.len(), "few files have a pigment each");
+
+    let styles: Vec<u32> = cards[1..].iter().map(|card| card.id).collect();
+    let fits = desk.studio.fits(ground.id, &styles).unwrap();
+    assert_eq!(fits.len(), styles.len());
+    for fit in fits {
+        assert_eq!((fit.refusal, fit.applied), (None, fit.total));
+        assert!(fit.total > 0);
+    }
+    let listing = desk.studio.key_listing(neon.id).unwrap();
+    let listing: serde_json::Value = serde_json::from_str(&listing).unwrap();
+    assert!(listing.as_object().unwrap().len() as u32 >= neon.modules);
+}
+
+#[test]
+fn a_dropped_adapter_is_copied_once_with_its_sidecars() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let desk = Desk::open(folder.path());
+    let (path, other) =
+        (elsewhere.path().join("wet.safetensors"), elsewhere.path().join("b/wet.safetensors"));
+    // The starter's own are here already, so these are others: a byte in the metadata differs.
+    let changed = |from: &str, to: &Path, letter: u8| {
+        let mut bytes = fs::read(style(from)).unwrap();
+        let at = bytes.windows(3).position(|part| part == b"ss_").expect("it has metadata");
+        bytes[at + 3] = letter;
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::write(to, bytes).unwrap();
+    };
+    changed("ink", &path, b'X');
+    changed("ink", &other, b'Y');
+    fs::write(
+        elsewhere.path().join("wet.json"),
+        r#"{"activation text": "inkwash", "preferred weight": 0.7}"#,
+    )
+    .unwrap();
+    image::RgbImage::from_pixel(900, 600, image::Rgb([9, 8, 7]))
+        .save(elsewhere.path().join("wet.png"))
+        .unwrap();
+
+    let items = desk.studio.describe_drop(std::slice::from_ref(&path), Some(desk.cards()[0].id));
+    assert_eq!((items[0].kind, items[0].usable), (DropKind::Adapter, true));
+    assert!(items[0].what.contains("modules match · trigger “inkwash”"), "{}", items[0].what);
+
+    let Dropped::Adapter { card, usable: true, note: None } = desk.drop_one(&path) else {
+        panic!()
+    };
+    let wet = desk.card("wet");
+    assert_eq!((wet.id, wet.default_weight), (card, 0.7));
+    assert_eq!(wet.trigger_words, ["inkwash"]);
+    assert!(Path::new(&wet.path).starts_with(folder.path().join("models/adapters")));
+    let cover = desk.studio.pixels(&format!("cover/{card}")).unwrap();
+    assert_eq!(image::load_from_memory(&cover.bytes).unwrap().width(), 512);
+
+    let again = desk.drop_one(&path);
+    assert!(matches!(again, Dropped::Adapter { card: same, .. } if same == card), "{again:?}");
+    let copy = elsewhere.path().join("renamed.safetensors");
+    fs::copy(&path, &copy).unwrap();
+    let again = desk.drop_one(&copy);
+    assert!(matches!(again, Dropped::Adapter { card: same, .. } if same == card), "{again:?}");
+    let known = desk.drop_one(&style("neon"));
+    let neon = desk.card("neon").id;
+    assert!(matches!(known, Dropped::Adapter { card, .. } if card == neon), "{known:?}");
+
+    // Another file of the same name.
+    let Dropped::Adapter { card: second, .. } = desk.drop_one(&other) else { panic!() };
+    assert_ne!(second, card);
+    assert_eq!(desk.card("wet-2").id, second);
+    assert_eq!(files(&folder.path().join("models"), ".tmp").len(), 0);
+    assert!(path.exists() && other.exists(), "the originals stay");
+}
+
+#[test]
+fn a_dropped_checkpoint_is_used_where_it_lies_until_it_is_copied() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let model = elsewhere.path().join("my model v1.5");
+    copy_folder(&starter().model(), &model);
+    let id = {
+        let desk = Desk::open(folder.path());
+        let items = desk.studio.describe_drop(std::slice::from_ref(&model), None);
+        assert_eq!(items[0].kind, DropKind::Checkpoint);
+        assert_eq!(items[0].fate, "offered as ground");
+        let Dropped::Checkpoint { card, usable: true, note: None } = desk.drop_one(&model) else {
+            panic!()
+        };
+        card
+    };
+    // The next day.
+    let desk = Desk::open(folder.path());
+    let card = desk.card("my model v1.5");
+    assert_eq!((card.id, card.folder, card.usable), (id, None, true));
+    let params = studio::GenerationParams {
+        model: card.defaults.clone().unwrap().model,
+        ..desk.small(3, 1)
+    };
+    let job = desk.enqueue(&params);
+    desk.wait_for(job, studio::queue::JobState::Done);
+    desk.wait_until(|cards| cards.iter().any(|card| card.id == id && card.used_at.is_some()));
+
+    desk.studio.copy_into_library(id).unwrap();
+    let done = desk.wait(|event| match event {
+        Event::Copying(copy) if copy.done == copy.total || copy.error.is_some() => {
+            Some(copy.clone())
+        }
+        _ => None,
+    });
+    assert_eq!((done.card, done.error), (id, None));
+    let card = desk.card("my model v1.5");
+    assert_eq!((card.id, card.folder), (id, Some(0)));
+    assert!(Path::new(&card.path).starts_with(folder.path().join("models/checkpoints")));
+    assert!(desk.studio.copy_into_library(id).is_err(), "it is there already");
+    assert!(desk.studio.forget_model(id).is_err(), "it is in our folder");
+    assert_eq!(files(folder.path(), ".tmp").len(), 0);
+    // What was copied works without the original.
+    fs::remove_dir_all(&model).unwrap();
+    desk.studio.rescan();
+    let job = desk.enqueue(&studio::GenerationParams { seed: Some(4), ..params });
+    desk.wait_for(job, studio::queue::JobState::Done);
+
+    let twin = elsewhere.path().join("twin");
+    copy_folder(&starter().model(), &twin);
+    let Dropped::Checkpoint { card, .. } = desk.drop_one(&twin) else { panic!() };
+    desk.wait_until(|cards| {
+        cards.iter().any(|other| other.id == card && other.duplicate_of.is_some())
+    });
+    desk.studio.forget_model(card).unwrap();
+    assert!(desk.cards().iter().all(|other| other.id != card));
+    assert!(twin.join("unet").is_dir(), "its file stays");
+}
+
+#[test]
+fn what_cannot_be_used_is_told_with_its_reason() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let desk = Desk::open(folder.path());
+    let put = |name: &str, bytes: &[u8]| {
+        let path = elsewhere.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let whole = fs::read(style("ink")).unwrap();
+    let bomb = [&u64::MAX.to_le_bytes()[..], b"{}"].concat();
+    for (path, part) in [
+        (put("notes.txt", b"just words"), "text"),
+        (put("empty.safetensors", b""), "empty"),
+        (put("cut.safetensors", &whole[..whole.len() / 2]), "cut.safetensors"),
+        (put("bomb.safetensors", &bomb), "bomb.safetensors"),
+        (put("page.safetensors", b"<!DOCTYPE html><html></html>"), "web page"),
+        (put("model.ckpt", b"PK\x03\x04 and so on, and so on, and so on"), "zip archive"),
+        (put("pickle.pt", b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nq\x00."), "pickle"),
+        (elsewhere.path().join("gone.safetensors"), "gone.safetensors"),
+        (PathBuf::from("https://example.org/a.safetensors"), "link"),
+    ] {
+        let refusal = desk.refusal(&path);
+        assert!(refusal.contains(part), "{}: {refusal}", path.display());
+        assert!(
+            refusal.chars().next().unwrap().is_uppercase() || refusal.starts_with('`'),
+            "{refusal}"
+        );
+        let items = desk.studio.describe_drop(std::slice::from_ref(&path), None);
+        assert_eq!((items[0].kind, items[0].usable), (DropKind::Other, false), "{items:?}");
+    }
+    fs::create_dir(elsewhere.path().join("nothing")).unwrap();
+    assert!(desk.refusal(&elsewhere.path().join("nothing")).contains("folder without models"));
+    assert_eq!(files(&folder.path().join("models"), "").len(), 0, "nothing was kept");
+
+    // In a folder of the library they are named, with the reason.
+    fs::copy(
+        elsewhere.path().join("cut.safetensors"),
+        folder.path().join("models/adapters/cut.safetensors"),
+    )
+    .unwrap();
+    desk.wait_until(|cards| cards.iter().any(|card| card.name == "cut"));
+    let cut = desk.card("cut");
+    assert!(!cut.usable && cut.kind == ModelKind::Other && !cut.notes.is_empty(), "{cut:?}");
+}
+
+#[test]
+fn a_dropped_picture_offers_its_recipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let desk = Desk::open(folder.path());
+    let job = desk.enqueue(&desk.small(11, 1));
+    desk.wait_for(job, studio::queue::JobState::Done);
+    let image = desk.studio.images(&desk.all()).unwrap().remove(0);
+    let Dropped::Picture { picture, recipe: Some(recipe) } = desk.drop_one(Path::new(&image.path))
+    else {
+        panic!()
+    };
+    assert_eq!(recipe.params.seed, Some(11));
+    assert_eq!((picture.width, picture.height), (64, 64));
+    let plain = folder.path().join("plain.png");
+    image::RgbImage::new(8, 8).save(&plain).unwrap();
+    let plain = desk.drop_one(&plain);
+    assert!(matches!(plain, Dropped::Picture { recipe: None, .. }), "{plain:?}");
+}
+
+#[test]
+fn what_the_person_says_goes_with_the_contents() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join("models/adapters");
+    fs::create_dir_all(&own).unwrap();
+    // No other file has these contents.
+    let mut bytes = fs::read(style("pixel")).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(own.join("a.safetensors"), bytes).unwrap();
+    let desk = Desk::open(folder.path());
+    desk.wait_until(|cards| cards.iter().any(|card| card.name == "a"));
+    let card = desk.card("a");
+    let note = ModelNote {
+        title: Some("My own".into()),
+        trigger_words: Some(vec!["mine".into()]),
+        default_weight: Some(0.5),
+        pigment: Some(11),
+    };
+    desk.studio.set_model_note(card.id, &note).unwrap();
+    let wrong = ModelNote { pigment: Some(12), ..ModelNote::default() };
+    let error = desk.studio.set_model_note(card.id, &wrong).unwrap_err();
+    assert_eq!(error.code(), Code::InvalidParams { field: "pigment" });
+
+    fs::rename(own.join("a.safetensors"), own.join("b.safetensors")).unwrap();
+    desk.wait_until(|cards| cards.iter().any(|card| card.name == "b" && card.title == "My own"));
+    let card = desk.card("b");
+    assert_eq!((card.pigment, card.default_weight, card.note), (11, 0.5, note));
+    assert_eq!(card.trigger_words, ["mine"]);
+    assert!(!desk.names().contains(&"a".to_owned()));
+
+    let job = desk.enqueue(&desk.small(1, 1));
+    desk.wait_for(job, studio::queue::JobState::Done);
+    let card = desk.card("b");
+    assert_eq!(card.cover, None);
+    desk.studio.set_cover(card.id, Some(desk.all()[0])).unwrap();
+    assert!(desk.card("b").cover.is_some());
+    let cover = desk.studio.pixels(&format!("/cover/{}", card.id)).unwrap();
+    assert_eq!(image::load_from_memory(&cover.bytes).unwrap().width(), 64);
+    desk.studio.set_cover(card.id, None).unwrap();
+    assert_eq!(desk.card("b").cover, None);
+    assert!(desk.studio.pixels(&format!("/cover/{}", card.id)).is_err());
+}
+
+#[test]
+fn folders_of_others_are_watched_and_never_written() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::create_dir(other.path().join("Lora")).unwrap();
+    let missing = other.path().join("unplugged");
+    let desk = Desk::open(folder.path());
+    let mut settings = desk.studio.settings();
+    settings.model_folders = [other.path(), &missing].map(|path| path.display().to_string()).into();
+    desk.studio.set_settings(settings).unwrap();
+    desk.wait_until(|_| desk.studio.library().unwrap().folders.len() == 3);
+    let folders = desk.studio.library().unwrap().folders;
+    assert!(folders[0].own && folders[1].problem.is_none() && folders[2].problem.is_some());
+
+    fs::copy(style("ink"), other.path().join("Lora/theirs.safetensors")).unwrap();
+    desk.wait_until(|cards| {
+        cards.iter().any(|card| card.name == "theirs" && card.duplicate_of.is_some())
+    });
+    let theirs = desk.card("theirs");
+    assert_eq!(theirs.folder, Some(1));
+    assert_eq!(theirs.duplicate_of, Some(desk.card("ink").id));
+    assert!(desk.studio.delete_model(theirs.id).is_err(), "it is not ours");
+    assert!(desk.studio.forget_model(theirs.id).is_err());
+    assert_eq!(files(other.path(), "").len(), 1);
+
+    // A drive that is not there does not stand in the way of anything.
+    let job = desk.enqueue(&desk.small(1, 1));
+    desk.wait_for(job, studio::queue::JobState::Done);
+    fs::remove_file(other.path().join("Lora/theirs.safetensors")).unwrap();
+    desk.wait_until(|cards| cards.iter().all(|card| card.name != "theirs"));
+}
