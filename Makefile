@@ -1,23 +1,38 @@
 # Two commands do everything on a fresh Debian 12 (or newer) machine that has Rust and Node:
 #
-#   make run     builds the program and makes the first picture
-#   make test    runs every check that CI runs
-#   make ui      checks the interface of the coming window
+#   make run          builds the program and opens its window; without a display, makes a picture
+#   make test         runs every check that CI runs
 #
-# Both install what is missing first.
+# and some do a part:
+#
+#   make picture      makes a picture from the command line: needs neither Node nor a webview
+#   make ui           checks the window's page, on a double of the program
+#   make test-window  drives the real window on a screen that nobody sees
+#   make package      builds a .deb with window, command line and starter
+#
+# All install what is missing first.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := run
 
-# What the build needs beyond Rust: a C compiler, for the allocator.
+# What the command line needs beyond Rust: a C compiler, for the allocator and the database.
 PACKAGES := gcc libc6-dev
+# What the window needs.
+WINDOW_PACKAGES := $(PACKAGES) pkg-config libwebkit2gtk-4.1-dev
+# What its test needs: a screen, a driver, a mouse and a window to drag files from.
+TEST_PACKAGES := $(WINDOW_PACKAGES) xvfb webkit2gtk-driver xdotool python3-gi gir1.2-gtk-3.0
 
-.PHONY: setup run test ui format starter
+# The page is in the program. The same features everywhere, so that nothing is compiled twice.
+WINDOW := --features impasto-window/custom-protocol
+TARGET = $(shell cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 
-setup:
+.PHONY: setup setup-window setup-test run window picture test test-window package ui format starter
+
+# installed PACKAGE...: installs those that are not there.
+define installed
 	@missing=""; \
-	for package in $(PACKAGES); do \
+	for package in $(1); do \
 	  dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
 	done; \
 	if [ -n "$$missing" ]; then \
@@ -26,25 +41,70 @@ setup:
 	  $$sudo apt-get update -q && $$sudo apt-get install -y -q --no-install-recommends $$missing; \
 	fi
 	@command -v cargo > /dev/null || { echo "Rust is missing: see https://rustup.rs" >&2; exit 1; }
+endef
 
-run: setup
+setup:
+	$(call installed,$(PACKAGES))
+
+setup-window:
+	$(call installed,$(WINDOW_PACKAGES))
+
+setup-test:
+	$(call installed,$(TEST_PACKAGES))
+
+run:
+	@if [ -n "$${DISPLAY:-}$${WAYLAND_DISPLAY:-}" ]; then \
+	  $(MAKE) --no-print-directory window; \
+	else \
+	  echo "There is no display to open the window on, so the command line makes a picture."; \
+	  $(MAKE) --no-print-directory picture; \
+	fi
+
+window: setup-window ui/dist/index.html
+	cargo build --release --locked -p impasto-window $(WINDOW)
+	$(TARGET)/release/impasto-studio
+
+picture: setup
 	cargo build --release --locked -p impasto
-	target/release/impasto generate \
+	$(TARGET)/release/impasto generate \
 	  --prompt "a fox on a light blue background" --lora neon=0.8 --lora ink=0.4 --seed 11
 
-test: setup
+# The page comes first: the window has it inside. Its test drives the program that `cargo test` built.
+test: setup-test ui
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo test --locked --workspace
+	cargo clippy --locked --workspace --all-targets $(WINDOW) -- -D warnings
+	cargo test --locked --workspace $(WINDOW)
 	scripts/check-dependencies.sh
+	$(MAKE) --no-print-directory drive-window
 	@test -z "$$(git status --porcelain 2>/dev/null)" || echo "note: the work tree has changes that are not committed"
 
-# Checks the window's interface, on a double of the program: needs Node.
-ui:
-	cd ui && npm ci && npm run check && npm run lint && npm test && npm run build
+test-window: setup-test ui/dist/index.html
+	cargo test --locked --workspace $(WINDOW) --test program --no-run
+	$(MAKE) --no-print-directory drive-window
+
+.PHONY: drive-window
+drive-window:
+	IMPASTO_STUDIO=$(TARGET)/debug/impasto-studio node --test tests/window/window.test.mjs
+
+package: setup-window ui/node_modules/.installed
+	scripts/package.sh
+
+# Checks the page, on a double of the program: needs Node only.
+ui: ui/node_modules/.installed
+	cd ui && npm run check && npm run lint && npm test && npm run build
+
+ui/node_modules/.installed: ui/package-lock.json ui/package.json
+	@command -v npm > /dev/null || { echo "Node is missing: see https://nodejs.org" >&2; exit 1; }
+	cd ui && npm ci --no-audit --no-fund
+	@touch $@
+
+ui/dist/index.html: ui/node_modules/.installed ui/index.html ui/vite.config.ts $(shell find ui/src -type f)
+	cd ui && npm run build
+	@touch $@
 
 format:
 	cargo fmt --all
+	cd ui && npm run format
 
 # Copies the starter model anew: make starter FROM=folder
 starter:

@@ -34,6 +34,9 @@ forbid impasto-engine 'tauri.*' 'tokio' 'rusqlite' 'impasto-studio'
 forbid impasto-studio 'tauri.*'
 forbid_direct impasto-studio 'candle-core' 'candle-nn'
 forbid_direct impasto 'candle-core' 'candle-nn' 'impasto-kernels'
+forbid impasto 'tauri.*'
+# The window talks to the studio, and to nothing behind it.
+forbid_direct impasto-window 'candle-core' 'candle-nn' 'impasto-kernels' 'impasto-engine' 'rusqlite'
 
 [ "$failed" = 0 ] && echo "dependencies point the right way"
 exit "$failed"

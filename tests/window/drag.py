@@ -1,0 +1,28 @@
+"""A window with files in it, to drag them from: drag.py PATH..."""
+
+import pathlib
+import sys
+
+import gi
+
+gi.require_version("Gdk", "3.0")
+gi.require_version("Gtk", "3.0")
+from gi.repository import Gdk, Gtk  # noqa: E402
+
+
+def give(_widget, _context, data, _info, _time):
+    data.set_uris([pathlib.Path(path).as_uri() for path in sys.argv[1:]])
+
+
+box = Gtk.EventBox()
+box.drag_source_set(Gdk.ModifierType.BUTTON1_MASK, [], Gdk.DragAction.COPY)
+box.drag_source_add_uri_targets()
+box.connect("drag-data-get", give)
+
+window = Gtk.Window(title="Files")
+window.set_default_size(120, 120)
+window.add(box)
+window.move(0, 0)
+window.show_all()
+window.connect("destroy", Gtk.main_quit)
+Gtk.main()

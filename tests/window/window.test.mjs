@@ -1,0 +1,280 @@
+// The real program, as it is built, in a real window: what a person does on their first day and on the
+// second. `node --test tests/window/` with the program's path in IMPASTO_STUDIO; see `make test-window`.
+//
+// IMPASTO_SCREENSHOTS names a folder for pictures of every view.
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { after, before, test } from 'node:test';
+import { Desk, KEY, until } from './driver.mjs';
+import { filesBelow, pngTexts, writeAdapter, writeCheckpoint } from './files.mjs';
+
+const PROGRAM = resolve(process.env.IMPASTO_STUDIO ?? 'target/debug/impasto-studio');
+const PROMPT = 'a fox on a light blue background';
+
+const id = (name) => `[data-testid=${name}]`;
+const layer = (name) => `${id('layer')}[data-name="${name}"]`;
+
+let folder, data, desk, page;
+
+before(async () => {
+	assert.ok(existsSync(PROGRAM), `${PROGRAM} is not built`);
+	folder = await mkdtemp(join(tmpdir(), 'impasto-window-'));
+	data = join(folder, 'data');
+	desk = await Desk.open(folder);
+	page = await desk.program(PROGRAM, '--data-dir', data);
+});
+
+after(async () => {
+	await page?.end();
+	desk?.stop();
+	if (process.env.IMPASTO_KEEP) console.log(`kept: ${folder}`);
+	else if (folder) await rm(folder, { recursive: true, force: true, maxRetries: 5 });
+});
+
+/** A step of the story: the next ones need it, so they are not tried once one has failed. */
+let failed = false;
+const step = (name, work) =>
+	test(name, { timeout: 120_000 }, async (context) => {
+		if (failed) return context.skip('a step before failed');
+		failed = true;
+		try {
+			await work();
+		} catch (error) {
+			await page.screenshot(join(process.env.IMPASTO_SCREENSHOTS ?? folder, 'failed.png')).catch(() => {});
+			console.error(await readFile(join(folder, 'output.log'), 'utf8').catch(() => ''));
+			throw error;
+		}
+		failed = false;
+	});
+
+async function picture(name) {
+	const shots = process.env.IMPASTO_SCREENSHOTS;
+	if (shots) await page.screenshot(join(shots, `${name}.png`));
+}
+
+const layers = () =>
+	page.run(() => [...document.querySelectorAll('[data-testid=layer]')].map((one) => one.dataset.name));
+
+async function putOnStack(name) {
+	await page.click(id('add-layer'));
+	await page.click(`${id('model-option')}[data-name="${name}"]`);
+	await page.find(layer(name));
+	await page.gone(id('model-option'));
+}
+
+/** Drops files on the middle of the page, and looks at what the window says while they hover. */
+async function drop(paths, shot) {
+	const { x, y, width, height } = await page.place();
+	const middle = [Math.round(x + width / 2), Math.round(y + height / 2)];
+	let said = '';
+	await desk.dragFiles(paths, middle, async () => {
+		await page.find(id('drop-overlay'));
+		said = await until('what the files are', async () => {
+			const text = await page.text(id('drop-overlay'));
+			return !text.includes('reading what it is') && text;
+		});
+		if (shot) await picture(shot);
+	});
+	await page.gone(id('drop-overlay'));
+	return said;
+}
+
+async function closeResults() {
+	await page.press(KEY.escape);
+	await page.gone(id('drop-results'));
+}
+
+step('the first start lays the starter as ground, with two of its styles', async () => {
+	assert.match(await page.text(id('ground')), /Starter/);
+	await until('two layers', async () => (await layers()).length === 2);
+	await page.find(id('prompt'));
+	await picture('first-start');
+});
+
+step('nothing but the page can be reached from the page', async () => {
+	const refused = await page.run(async () => {
+		const tried = ['plugin:fs|read_file', 'plugin:window|close', 'plugin:dialog|open', 'no_such_command'];
+		const answers = await Promise.allSettled(tried.map((name) => window.__TAURI_INTERNALS__.invoke(name)));
+		return answers.every(({ status }) => status === 'rejected');
+	});
+	assert.ok(refused);
+	await page.run(() => void (location.href = 'https://example.org/'));
+	await page.run(() => void window.open('https://example.org/'));
+	assert.match(await page.run(() => location.href), /^tauri:\/\/localhost/);
+	const eval_ = await page.run(() => {
+		const script = document.createElement('script');
+		script.textContent = 'window.ranInline = true';
+		document.head.append(script);
+		script.remove();
+		return window.ranInline ?? false;
+	});
+	assert.equal(eval_, false, 'inline scripts do not run');
+});
+
+step('a person types a prompt', async () => {
+	await page.click(id('prompt'));
+	await page.press(`${KEY.control}+a`, KEY.backspace);
+	await page.type(PROMPT);
+	await until('the prompt', async () => (await page.text(id('prompt'))).trim() === PROMPT);
+});
+
+step('and puts two adapters on the stack', async () => {
+	for (const name of await layers()) {
+		await page.click(`${layer(name)} [aria-label^="Remove "]`);
+		await page.gone(layer(name));
+	}
+	await putOnStack('neon');
+	await putOnStack('ink');
+	assert.deepEqual((await layers()).toSorted(), ['ink', 'neon']);
+});
+
+step('and moves a slider by its keys', async () => {
+	const slider = `${layer('neon')} ${id('layer-weight')}`;
+	const before = Number(await page.attribute(slider, 'aria-valuenow'));
+	await page.run((css) => document.querySelector(css).focus(), slider);
+	await page.press(KEY.left, KEY.left);
+	await until('the weight', async () => {
+		const now = Number(await page.attribute(slider, 'aria-valuenow'));
+		return Math.abs(now - (before - 0.1)) < 1e-9;
+	});
+});
+
+let made;
+
+step('Ctrl+Enter makes a picture, which is on the easel and on disk with its recipe', async () => {
+	await page.press(`${KEY.control}+${KEY.enter}`);
+	await page.find(id('film-item'), 100);
+	await page.gone(id('progress'));
+	await until('the picture on the easel', () =>
+		page.run(() => {
+			const image = document.querySelector('[data-testid=easel-image]');
+			return image?.src.startsWith('impasto://localhost/picture/') && image.naturalWidth === 128;
+		})
+	);
+	const pictures = (await filesBelow(join(data, 'pictures'))).filter((path) => path.endsWith('.png'));
+	assert.equal(pictures.length, 1, pictures.join());
+	made = pictures[0];
+	const texts = await pngTexts(made);
+	assert.ok(texts.parameters.startsWith(PROMPT), texts.parameters);
+	const recipe = JSON.parse(texts.impasto);
+	assert.equal(recipe.prompt, PROMPT);
+	assert.deepEqual(recipe.adapters.map(({ name }) => name).toSorted(), ['ink', 'neon']);
+	await picture('studio');
+});
+
+step('a dropped adapter is copied into the library and lies on the stack', async () => {
+	const path = await writeAdapter(join(folder, 'desktop', 'my brush.safetensors'));
+	assert.match(await drop([path], 'drop'), /LoCon.*/s);
+	await page.find(layer('my brush'));
+	assert.ok(existsSync(join(data, 'models/adapters/my brush.safetensors')));
+});
+
+step('a dropped folder is offered as ground, and used where it lies', async () => {
+	const path = await writeCheckpoint(join(folder, 'desktop', 'tiny base'));
+	await drop([path]);
+	assert.match(await page.text(id('drop-results')), /tiny base/);
+	await page.run(() =>
+		[...document.querySelectorAll('[data-testid=drop-results] button')]
+			.find((button) => button.textContent.includes('Use as ground'))
+			.click()
+	);
+	await until('the new ground', async () => /tiny base/.test(await page.text(id('ground'))));
+	assert.ok(!existsSync(join(data, 'models/checkpoints/tiny base')));
+});
+
+step('a dropped picture offers its recipe, and to start from it', async () => {
+	const path = join(folder, 'desktop', 'from a friend.png');
+	await cp(made, path);
+	await drop([path]);
+	const said = await page.text(id('drop-results'));
+	assert.match(said, /from a friend\.png[^]*Use its recipe[^]*Start from this picture/);
+	await picture('drop-results');
+	await page.run(() =>
+		[...document.querySelectorAll('[data-testid=drop-results] button')]
+			.find((button) => button.textContent.includes('Start from this picture'))
+			.click()
+	);
+	await page.find(id('init'));
+	await page.click('[aria-label="Remove the picture to start from"]');
+	await page.gone(id('init'));
+});
+
+step('a dropped text is refused in a sentence', async () => {
+	const path = join(folder, 'desktop', 'shopping.txt');
+	await writeFile(path, 'eggs, milk\n');
+	await drop([path]);
+	const said = await page.text(id('drop-results'));
+	assert.match(said, /This cannot be used[^]*shopping\.txt/);
+	assert.ok(said.length > 'This cannot be used shopping.txt Close'.length + 20, said);
+	await picture('refused');
+	await closeResults();
+});
+
+step('a second start hands its file over and ends', async () => {
+	const path = join(folder, 'desktop', 'shopping.txt');
+	assert.equal(await desk.run(PROGRAM, '--data-dir', data, path), 0);
+	assert.match(await page.text(id('drop-results')), /shopping\.txt/);
+	await closeResults();
+});
+
+step('a page that is loaded anew is told everything again', async () => {
+	const before = await layers();
+	await page.run(() => location.reload());
+	await page.find(id('film-item'));
+	await until('the layers', async () => (await layers()).length === before.length);
+	assert.deepEqual(await layers(), before);
+});
+
+const VIEWS = {
+	studio: () => page.click(id('tab-studio')),
+	gallery: () => page.click(id('tab-gallery')),
+	library: () => page.click(id('tab-library')),
+	settings: () => page.press(`${KEY.control}+,`)
+};
+
+for (const theme of ['dark', 'light']) {
+	for (const [name, go] of Object.entries(VIEWS)) {
+		step(`axe finds nothing in ${name}, ${theme}`, async () => {
+			await page.run((theme) => void (document.documentElement.dataset.theme = theme), theme);
+			await go();
+			await until('the view', () =>
+				page.run(() => document.getAnimations().every(({ playState }) => playState !== 'running'))
+			);
+			await picture(`${name}-${theme}`);
+			const faults = await page.faults();
+			if (name === 'settings') await page.press(KEY.escape);
+			assert.deepEqual(faults, []);
+		});
+	}
+}
+
+step('the cross ends the program', async () => {
+	await page.click(id('tab-studio'));
+	// The last change is younger than the delay with which changes are saved.
+	await page.click(`${layer('ink')} [aria-label^="Mute "]`);
+	await desk.pressCross('Impasto');
+	await until('its log says so', async () => {
+		const logs = await filesBelow(join(data, 'log'));
+		return (await readFile(logs[0], 'utf8')).includes('Impasto ends');
+	});
+	await page.end();
+	const place = JSON.parse(await readFile(join(data, 'window.json'), 'utf8'));
+	assert.equal(place.maximised, false);
+	assert.deepEqual(place.size, { width: 1440, height: 900 });
+});
+
+step('the next day everything is where it was', async () => {
+	page = await desk.program(PROGRAM, '--data-dir', data);
+	await page.find(id('film-item'));
+	assert.equal((await page.text(id('prompt'))).trim(), PROMPT);
+	assert.deepEqual((await layers()).toSorted(), ['ink', 'my brush', 'neon']);
+	assert.equal(await page.count(`${layer('ink')} [aria-label^="Unmute "]`), 1, 'the last change');
+	assert.match(await page.text(id('ground')), /tiny base/);
+	await until('the picture on the easel', () =>
+		page.run(() => document.querySelector('[data-testid=easel-image]')?.naturalWidth === 128)
+	);
+	await picture('second-day');
+});
