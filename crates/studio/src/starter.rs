@@ -71,8 +71,17 @@ pub struct Style {
     pub title: String,
     /// Words that bring it out.
     pub trigger_words: Vec<String>,
+    /// How much of it suits.
+    pub weight: StyleWeight,
     /// Of the file.
     pub sha256: String,
+}
+
+/// How much of a style suits.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct StyleWeight {
+    /// To begin with.
+    pub default: f64,
 }
 
 impl Starter {

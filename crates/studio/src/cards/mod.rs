@@ -50,7 +50,7 @@ use crate::{
     hash::HashCache,
     input::Inputs,
     library::{Entry, file_name},
-    starter::Starter,
+    starter::{Starter, Style},
 };
 
 /// Modules without effect that are told of; the rest is counted.
@@ -102,8 +102,8 @@ struct File {
     /// Index into the folders.
     folder: Option<u32>,
     starter: bool,
-    /// Words that bring it out, if the starter's list knows it.
-    words: Option<Vec<String>>,
+    /// What the starter's list says of it.
+    style: Option<Style>,
     stamp: Stamp,
     sha256: Option<String>,
     pigment: u8,
@@ -228,7 +228,9 @@ impl Cards {
         let File { entry, reading, .. } = file;
         let note = said.note;
         let title = note.title.as_ref().or(reading.title.as_ref()).or(entry.title.as_ref());
-        let words = note.trigger_words.as_ref().or(file.words.as_ref());
+        let style = file.style.as_ref();
+        let words = note.trigger_words.as_ref().or(style.map(|style| &style.trigger_words));
+        let weight = note.default_weight.or(style.map(|style| style.weight.default));
         let runs = reading.kind == ModelKind::Checkpoint && reading.usable;
         ModelCard {
             id,
@@ -246,7 +248,7 @@ impl Cards {
             usable: reading.usable,
             notes: reading.notes.clone(),
             trigger_words: words.unwrap_or(&reading.trigger_words).clone(),
-            default_weight: note.default_weight.unwrap_or(reading.default_weight),
+            default_weight: weight.unwrap_or(reading.default_weight),
             cover: cover::revision(said.cover.as_deref(), reading),
             pigment: note.pigment.unwrap_or(file.pigment),
             sha256: file.sha256.clone(),

@@ -20,7 +20,9 @@ use crate::{
     Result,
     error::sentence,
     library::{self, Entry, Walk, file_name},
-    queue, worker,
+    queue,
+    starter::Style,
+    worker,
 };
 
 /// Changes that come within this time are looked at together.
@@ -105,7 +107,7 @@ struct Listed {
     entry: Entry,
     folder: Option<u32>,
     starter: bool,
-    words: Option<Vec<String>>,
+    style: Option<Style>,
 }
 
 impl Listed {
@@ -116,10 +118,10 @@ impl Listed {
         pigment: u8,
         reading: Reading,
     ) -> File {
-        let Listed { mut entry, folder, starter, words } = self;
+        let Listed { mut entry, folder, starter, style } = self;
         entry.kind = kind_of(&reading);
         entry.sha256.clone_from(&sha256);
-        File { entry, folder, starter, words, stamp, sha256, pigment, reading }
+        File { entry, folder, starter, style, stamp, sha256, pigment, reading }
     }
 }
 
@@ -217,8 +219,8 @@ impl Cards {
             let Ok(file) = self.file(id) else { continue };
             let same = Stamp::of_model(&path).is_ok_and(|now| now == stamp);
             if !same || !file.reading.is_current(&path) {
-                let File { entry, folder, starter, words, .. } = file;
-                fresh.push(Listed { entry, folder, starter, words });
+                let File { entry, folder, starter, style, .. } = file;
+                fresh.push(Listed { entry, folder, starter, style });
             }
         }
         self.read(fresh)
@@ -274,7 +276,7 @@ impl Cards {
     pub(super) fn take(&self, entry: Entry, folder: Option<u32>) -> Result<u32> {
         let stamp = Stamp::of_model(&entry.path)?;
         let reading = Reading::of(&entry.path);
-        let listed = Listed { entry, folder, starter: false, words: None };
+        let listed = Listed { entry, folder, starter: false, style: None };
         let ids = self.keep(vec![(listed, stamp, reading)])?;
         self.changed();
         self.0.scanner.hash();
@@ -303,8 +305,8 @@ impl Cards {
             for entry in walk.entries.drain(..) {
                 let styles = &starter.catalog.adapters;
                 let style = styles.iter().find(|style| style.name == entry.name);
-                let words = style.map(|style| style.trigger_words.clone());
-                listed.push(Listed { entry, folder: None, starter: true, words });
+                let style = style.cloned();
+                listed.push(Listed { entry, folder: None, starter: true, style });
             }
         }
         let own = self.0.data.models();
@@ -316,7 +318,7 @@ impl Cards {
             }
             let found = walk.entries.drain(..);
             let folder = Some(index as u32);
-            listed.extend(found.map(|entry| Listed { entry, folder, starter: false, words: None }));
+            listed.extend(found.map(|entry| Listed { entry, folder, starter: false, style: None }));
             folders.push(LibraryFolder {
                 name: if index == 0 { "Impasto".to_owned() } else { file_name(&path) },
                 path: path.display().to_string(),
@@ -326,7 +328,7 @@ impl Cards {
         }
         for path in placed.iter().filter(|path| path.exists() && walk.first_time(path)) {
             let entry = in_place(path);
-            listed.push(Listed { entry, folder: None, starter: false, words: None });
+            listed.push(Listed { entry, folder: None, starter: false, style: None });
         }
         (listed, folders)
     }

@@ -389,12 +389,14 @@ export class Generation {
 	}
 
 	/** Lays layers on the stack without an entry of Undo: the first start. */
-	beginWith(cards: ModelCard[]) {
-		this.#document.layers = cards.map((card) => this.#laid(card));
+	beginWith(layers: { card: ModelCard; weight: number }[]) {
+		this.#document.layers = layers.map(({ card, weight }) =>
+			this.#laid(card, { weight, textEncoderWeight: weight })
+		);
 		this.onchange?.();
 	}
 
-	#laid(card: ModelCard, weights?: Tag): Layer {
+	#laid(card: ModelCard, weights?: Omit<Tag, 'name'>): Layer {
 		const unet_weight = weights?.weight ?? card.default_weight;
 		const text_encoder_weight = weights?.textEncoderWeight ?? card.default_weight;
 		return {

@@ -35,6 +35,12 @@ import { View } from './view.svelte';
 /** Seeds go up to what JavaScript can hold exactly, but short ones are easier to tell to somebody. */
 const LARGEST_DRAWN_SEED = 2 ** 32;
 
+/** What lies on the ground at the first start: two of the starter's styles that go well together. */
+const FIRST_LAYERS = [
+	{ name: 'neon', weight: 0.8 },
+	{ name: 'ink', weight: 0.4 }
+];
+
 export const [getStudio, setStudio] = createContext<Studio>();
 
 export class Studio {
@@ -299,8 +305,12 @@ export class Studio {
 	/** The first start teaches by doing: two of the starter's styles lie on the stack. */
 	#layStarter() {
 		const styles = this.library.cards.filter((card) => card.starter && card.kind === 'adapter');
-		this.generation.beginWith(styles.slice(0, 2));
-		this.#untouched = styles.length === 0;
+		const layers = FIRST_LAYERS.flatMap(({ name, weight }) => {
+			const card = styles.find((style) => style.name === name);
+			return card ? [{ card, weight }] : [];
+		});
+		this.generation.beginWith(layers);
+		this.#untouched = layers.length === 0;
 	}
 
 	/** Adapters go onto the stack; what needs an answer, or cannot be used, is given back. */
