@@ -82,7 +82,8 @@ export class Library {
 		if (event.event === 'copying') {
 			const { card, done, total, error } = event.data;
 			const copying = new Map(this.#copying);
-			if (done >= total && !error) copying.delete(card);
+			// Whoever stops a copy knows that it ended.
+			if ((done >= total && !error) || error?.code === 'cancelled') copying.delete(card);
 			else copying.set(card, event.data);
 			this.#copying = copying;
 		}
