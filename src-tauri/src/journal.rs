@@ -11,6 +11,8 @@ const KEPT: usize = 7;
 /// Writes what happens from now on into `folder`. A folder that cannot be written is no reason not to
 /// start.
 pub(crate) fn open(folder: &Path) {
+    // Without it, the appender complains that there is nothing to clear away.
+    let _ = fs_err::create_dir_all(folder);
     let file = RollingFileAppender::builder()
         .rotation(Rotation::DAILY)
         .filename_prefix("impasto")

@@ -1,5 +1,7 @@
 //! The program from outside, as far as it goes without a window.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
 use std::process::{Command, Output};
 
 fn run(args: &[&str]) -> Output {
