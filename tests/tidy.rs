@@ -52,8 +52,9 @@ fn ids_and_names_are_unique() {
 #[test]
 fn every_source_file_has_a_header() {
     let mut files = Vec::new();
-    sources(&repository().join("crates"), &mut files);
-    sources(&repository().join("tests"), &mut files);
+    for folder in ["crates", "src-tauri/src", "src-tauri/tests", "tests"] {
+        sources(&repository().join(folder), &mut files);
+    }
     assert!(files.len() > 40, "only {} files were found", files.len());
     for path in files {
         let text = fs::read_to_string(&path).expect("a source file is text");

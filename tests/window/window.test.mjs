@@ -88,7 +88,7 @@ async function closeResults() {
 }
 
 step('the first start lays the starter as ground, with two of its styles', async () => {
-	assert.match(await page.text(id('ground')), /Starter/);
+	await until('the ground', async () => /Starter/.test(await page.text(id('ground'))));
 	await until('two layers', async () => (await layers()).length === 2);
 	await page.find(id('prompt'));
 	await picture('first-start');
