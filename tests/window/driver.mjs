@@ -232,8 +232,10 @@ export class Page {
 		await this.#ask('POST', `/element/${await this.find(css)}/click`, {});
 	}
 
+	/** Its text as it is laid out: WebDriver's own leaves out what is cut off with an ellipsis. */
 	async text(css) {
-		return this.#ask('GET', `/element/${await this.find(css)}/text`);
+		await this.find(css);
+		return this.run((css) => document.querySelector(css)?.innerText ?? '', css);
 	}
 
 	async attribute(css, name) {

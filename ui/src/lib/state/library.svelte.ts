@@ -54,13 +54,17 @@ export class Library {
 		return id == null ? undefined : this.#byId.get(id);
 	}
 
-	/** By hash where both know it, else by name; the first of several, usable ones first. */
+	/**
+	 * By hash where both know it, else by name; of several with the same contents the one of that
+	 * name, usable ones first.
+	 */
 	find(ref: FileRef, kind: ModelKind): ModelCard | undefined {
 		const alike = ref.sha256 ? (this.#byHash.get(ref.sha256) ?? []) : [];
 		const named = (this.#byName.get(ref.name) ?? []).filter(
 			(card) => !ref.sha256 || !card.sha256 || ref.sha256 === card.sha256
 		);
-		const found = [...alike, ...named].filter((card) => card.kind === kind);
+		const exact = named.filter((card) => alike.includes(card));
+		const found = [...exact, ...alike, ...named].filter((card) => card.kind === kind);
 		return found.find((card) => card.usable) ?? found[0];
 	}
 
