@@ -1,4 +1,4 @@
-"""A window with files in it, to drag them from: drag.py PATH..."""
+"""A window with files in it, to drag them from, once: drag.py PATH..."""
 
 import pathlib
 import sys
@@ -18,6 +18,8 @@ box = Gtk.EventBox()
 box.drag_source_set(Gdk.ModifierType.BUTTON1_MASK, [], Gdk.DragAction.COPY)
 box.drag_source_add_uri_targets()
 box.connect("drag-data-get", give)
+# Not before the other side has what it asked for.
+box.connect("drag-end", lambda _widget, _context: Gtk.main_quit())
 
 window = Gtk.Window(title="Files")
 window.set_default_size(120, 120)

@@ -5,7 +5,7 @@
 // process group and ends with `stop`.
 import { spawn } from 'node:child_process';
 import { openSync } from 'node:fs';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -58,7 +58,7 @@ export class Desk {
 		desk.#environment = { HOME: home, XDG_RUNTIME_DIR: home };
 		const screen = desk.#start(
 			'Xvfb',
-			['-displayfd', '3', '-screen', '0', `${width}x${height}x24`, '-nolisten', 'tcp'],
+			['-displayfd', '3', '-screen', '0', `${width}x${height}x24`, '-nolisten', 'tcp', '-noreset'],
 			{ stdio: [undefined, undefined, undefined, 'pipe'] }
 		);
 		const number = await new Promise((resolve, reject) => {
@@ -128,6 +128,8 @@ export class Desk {
 	 */
 	async dragFiles(paths, [x, y], hovering = () => sleep(300)) {
 		const source = this.#start('/usr/bin/python3', [join(HERE, 'drag.py'), ...paths]);
+		let ended = false;
+		source.on('exit', () => (ended = true));
 		try {
 			await sleep(700);
 			await this.mouse('mousemove', 60, 60, 'sleep', 0.1, 'mousedown', 1, 'sleep', 0.1);
@@ -137,12 +139,23 @@ export class Desk {
 				await this.mouse('mousemove', at(x), at(y), 'sleep', 0.03);
 			}
 			await hovering();
-		} finally {
 			await this.mouse('mouseup', 1);
-			await sleep(200);
+			await until('the drag has ended', () => ended);
+		} finally {
+			await this.run('xdotool', 'mouseup', '1');
 			this.#kill(source.pid);
 			this.#groups.delete(source.pid);
 		}
+	}
+
+	/**
+	 * A picture of a part of the screen, if ImageMagick is there. WebDriver's own waits for ever now and
+	 * then: while files hover, and after they were dropped.
+	 */
+	async photograph(path, { x, y, width, height }) {
+		await mkdir(dirname(path), { recursive: true });
+		const part = `${width}x${height}+${x}+${y}`;
+		await this.run('import', '-window', 'root', '-crop', part, '+repage', path).catch(() => {});
 	}
 
 	/** Starts the program, through a driver of its own. */
@@ -186,7 +199,9 @@ export class Page {
 		const response = await fetch(this.#root + path, {
 			method,
 			body: body && JSON.stringify(body),
-			signal: signal ?? AbortSignal.timeout(60_000)
+			signal: signal ?? AbortSignal.timeout(20_000)
+		}).catch((cause) => {
+			throw new Error(`no answer to ${method} ${path}`, { cause });
 		});
 		const { value } = await response.json();
 		if (value?.error) throw new Error(`${value.error}: ${value.message}`);
@@ -264,11 +279,6 @@ export class Page {
 	/** Where the page is on the screen. */
 	async place() {
 		return this.#ask('GET', '/window/rect');
-	}
-
-	async screenshot(path) {
-		await mkdir(dirname(path), { recursive: true });
-		await writeFile(path, Buffer.from(await this.#ask('GET', '/screenshot'), 'base64'));
 	}
 
 	/** What axe-core has to say against the page: a line for each fault. */
