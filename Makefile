@@ -69,12 +69,13 @@ picture: setup
 	$(TARGET)/release/impasto generate \
 	  --prompt "a fox on a light blue background" --lora neon=0.8 --lora ink=0.4 --seed 11
 
-# The page comes first: the window has it inside. `make test-window` drives the window apart from this.
+# The page comes first: the window has it inside. Its test drives the program that `cargo test` built.
 test: setup-test ui
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets $(WINDOW) -- -D warnings
 	cargo test --locked --workspace $(WINDOW)
 	scripts/check-dependencies.sh
+	$(MAKE) --no-print-directory drive-window
 	@test -z "$$(git status --porcelain 2>/dev/null)" || echo "note: the work tree has changes that are not committed"
 
 test-window: setup-test ui/dist/index.html
