@@ -1,4 +1,7 @@
-"""A window with files in it, to drag them from, once: drag.py PATH..."""
+"""A window with files in it, to drag them from, once: drag.py PATH...
+
+It ends with 1 if nobody took them.
+"""
 
 import pathlib
 import sys
@@ -14,10 +17,18 @@ def give(_widget, _context, data, _info, _time):
     data.set_uris([pathlib.Path(path).as_uri() for path in sys.argv[1:]])
 
 
+def failed(_widget, _context, _result):
+    global taken
+    taken = False
+    return True  # No animation back to the start.
+
+
+taken = True
 box = Gtk.EventBox()
 box.drag_source_set(Gdk.ModifierType.BUTTON1_MASK, [], Gdk.DragAction.COPY)
 box.drag_source_add_uri_targets()
 box.connect("drag-data-get", give)
+box.connect("drag-failed", failed)
 # Not before the other side has what it asked for.
 box.connect("drag-end", lambda _widget, _context: Gtk.main_quit())
 
@@ -28,3 +39,4 @@ window.move(0, 0)
 window.show_all()
 window.connect("destroy", Gtk.main_quit)
 Gtk.main()
+sys.exit(0 if taken else 1)

@@ -125,11 +125,21 @@ export class Desk {
 	/**
 	 * Drags files from another window to (x, y), waits there for `hovering`, and lets go.
 	 * The other window is in the upper left corner of the screen.
+	 *
+	 * On a busy machine the hand may let go before the window has answered its last movement; then the
+	 * desktop takes the files back, and one tries again.
 	 */
-	async dragFiles(paths, [x, y], hovering = () => sleep(300)) {
+	async dragFiles(paths, to, hovering) {
+		for (let tries = 3; ; tries -= 1) {
+			if (await this.#dragOnce(paths, to, hovering)) return;
+			if (tries === 1) throw new Error(`nobody took ${paths.join(', ')}`);
+		}
+	}
+
+	async #dragOnce(paths, [x, y], hovering) {
 		const source = this.#start('/usr/bin/python3', [join(HERE, 'drag.py'), ...paths]);
-		let ended = false;
-		source.on('exit', () => (ended = true));
+		let ended = null;
+		source.on('exit', (code) => (ended = { taken: code === 0 }));
 		try {
 			await sleep(700);
 			await this.mouse('mousemove', 60, 60, 'sleep', 0.1, 'mousedown', 1, 'sleep', 0.1);
@@ -139,8 +149,9 @@ export class Desk {
 				await this.mouse('mousemove', at(x), at(y), 'sleep', 0.03);
 			}
 			await hovering();
+			await sleep(300);
 			await this.mouse('mouseup', 1);
-			await until('the drag has ended', () => ended);
+			return (await until('the drag has ended', () => ended)).taken;
 		} finally {
 			await this.run('xdotool', 'mouseup', '1');
 			this.#kill(source.pid);
@@ -243,8 +254,13 @@ export class Page {
 		await until(`${css} is gone`, async () => (await this.count(css)) === 0, seconds);
 	}
 
+	/** Clicks, as soon as nothing lies over it. */
 	async click(css) {
-		await this.#ask('POST', `/element/${await this.find(css)}/click`, {});
+		const click = async () => {
+			await this.#ask('POST', `/element/${await this.find(css)}/click`, {});
+			return true;
+		};
+		await until(`a click on ${css}`, click);
 	}
 
 	/** Its text as it is laid out: WebDriver's own leaves out what is cut off with an ellipsis. */
