@@ -26,6 +26,7 @@ export class Library {
 	#byName = $derived(grouped(this.#found.cards, (card) => card.name));
 	#copying = $state.raw<ReadonlyMap<number, CopyProgress>>(new Map());
 	#asked = 0;
+	#answered = 0;
 
 	readonly shelf = new Shelf(() => this.cards);
 
@@ -73,10 +74,12 @@ export class Library {
 		return this.byId(card.duplicate_of);
 	}
 
+	/** Whoever waits for it sees what there was when it was asked for, or something newer. */
 	async refresh() {
 		const mine = ++this.#asked;
 		const { cards, folders, scanning } = await ipc.library();
-		if (mine !== this.#asked) return;
+		if (mine < this.#answered) return;
+		this.#answered = mine;
 		this.#found = { cards, folders, scanning };
 		this.onchange?.();
 	}
