@@ -149,6 +149,17 @@ pub struct AdapterInfo {
     pub leftovers: Vec<Problem>,
 }
 
+impl AdapterInfo {
+    /// What a person calls its algorithms, the most used first. A LoCon has modules without kernels
+    /// too; it is called by the more particular name.
+    #[must_use]
+    pub fn names(&self) -> Vec<&'static str> {
+        let names = || self.algorithms.iter().map(|(algorithm, _)| algorithm.name);
+        let locon = names().any(|name| name == "LoCon");
+        names().filter(|name| !locon || *name != "LoRA").collect()
+    }
+}
+
 /// The hashes by which other programs know a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileHashes {
@@ -581,13 +592,8 @@ fn describe_adapter(path: &Path) -> Result<ModelFile> {
     info.algorithms.sort_by_key(|(_, modules)| std::cmp::Reverse(*modules));
 
     let family = family::of_adapter(&contents);
-    let names: BTreeSet<&str> =
-        info.algorithms.iter().map(|(algorithm, _)| algorithm.name).collect();
-    // A LoCon has modules without kernels too; it is called by the more particular name.
-    let names: Vec<&str> = match names.contains("LoCon") {
-        true => names.into_iter().filter(|name| *name != "LoRA").collect(),
-        false => names.into_iter().collect(),
-    };
+    let mut names = info.names();
+    names.sort_unstable();
     let mut answer = match names.as_slice() {
         [] => ModelFile::new(path, Kind::Adapter, "an adapter without a usable module"),
         names => {

@@ -13,7 +13,7 @@ use std::{
 use fs_err as fs;
 use tempfile::{Builder, NamedTempFile};
 
-use crate::Result;
+use crate::{Result, db};
 
 /// What becomes of a file that already has the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,14 @@ pub fn folder_of(path: &Path) -> &Path {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
+}
+
+/// When a file was last changed, in milliseconds since 1970, and its size.
+pub(crate) fn stamp(path: &Path) -> io::Result<(i64, i64)> {
+    let metadata = fs::metadata(path)?;
+    let modified = jiff::Timestamp::try_from(metadata.modified()?)
+        .map_or_else(|_| db::now(), jiff::Timestamp::as_millisecond);
+    Ok((modified, i64::try_from(metadata.len()).unwrap_or(i64::MAX)))
 }
 
 /// A file that goes away by itself unless it is given a name.

@@ -176,13 +176,8 @@ impl Library {
     /// Fails if there is no such base model.
     pub fn defaults(&self, model: &FileRef) -> Result<GenerationParams> {
         let (path, _) = self.locate(Kind::BaseModel, model)?;
-        let mut params = GenerationParams { model: model.clone(), ..GenerationParams::default() };
-        if let Some(starter) = &self.starter
-            && same_file(&path, &starter.model())
-        {
-            starter.suit(&mut params);
-        }
-        Ok(params)
+        let starter = self.starter.as_ref().filter(|starter| same_file(&path, &starter.model()));
+        Ok(starter::defaults(model.clone(), starter))
     }
 
     /// Where a model file is; its contents are not looked at.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use serde::Deserialize;
 
-use crate::{Code, Error, GenerationParams, Result};
+use crate::{Code, Error, FileRef, GenerationParams, Result};
 
 /// The starter base model's name.
 pub const NAME: &str = "starter";
@@ -84,6 +84,24 @@ pub struct StyleWeight {
     pub default: f64,
 }
 
+/// Parameters that suit a base model: the starter's own, if it is that, else the
+/// [defaults](GenerationParams::default) of SD 1.x.
+pub(crate) fn defaults(model: FileRef, starter: Option<&Starter>) -> GenerationParams {
+    let params = GenerationParams { model, ..GenerationParams::default() };
+    let Some(starter) = starter else { return params };
+    let defaults = starter.catalog.defaults.clone();
+    GenerationParams {
+        width: defaults.width,
+        height: defaults.height,
+        steps: defaults.steps,
+        guidance_scale: defaults.guidance,
+        sampler: defaults.sampler,
+        schedule: defaults.schedule,
+        prompt: defaults.prompt,
+        ..params
+    }
+}
+
 impl Starter {
     /// Opens a starter's folder.
     ///
@@ -122,18 +140,6 @@ impl Starter {
             .chain(program_folder.into_iter().flat_map(upwards))
             .chain(built.into_iter().flat_map(upwards));
         candidates.find(|folder| folder.join("starter.json").is_file())
-    }
-
-    /// Sets what suits the base model.
-    pub(crate) fn suit(&self, params: &mut GenerationParams) {
-        let defaults = self.catalog.defaults.clone();
-        params.width = defaults.width;
-        params.height = defaults.height;
-        params.steps = defaults.steps;
-        params.guidance_scale = defaults.guidance;
-        params.sampler = defaults.sampler;
-        params.schedule = defaults.schedule;
-        params.prompt = defaults.prompt;
     }
 
     /// The base model's folder.

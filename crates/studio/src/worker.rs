@@ -16,8 +16,7 @@ use std::{
 use engine::{Engine, Output, Progress};
 
 use crate::{
-    Code, Error, Failure, GenerationParams, Resolved, Result, Settings,
-    cards::Problem,
+    Code, Error, Failure, GenerationParams, Resolved, Result, Settings, cards,
     desk::{Desk, Frame, Work},
     error::sentence,
     gallery::{AdapterPatch, Making},
@@ -31,9 +30,6 @@ const PROGRESS: Duration = Duration::from_millis(100);
 
 /// Previews are shown at most this often.
 const PREVIEW: Duration = Duration::from_millis(200);
-
-/// Modules without effect that are told of; the rest is counted.
-const MAX_LEFT_OUT: usize = 100;
 
 /// The inference thread's priority: the window's threads go first, so that it never stutters.
 const NICE: i32 = 10;
@@ -187,14 +183,8 @@ fn patches(params: &GenerationParams, output: &Output) -> Vec<AdapterPatch> {
     enabled
         .zip(reports)
         .map(|(adapter, report)| {
-            let problems = report.unmatched.iter().chain(&report.wrong_shape);
-            let left_out = problems.clone().take(MAX_LEFT_OUT).map(Problem::from);
-            AdapterPatch {
-                name: adapter.file.name.clone(),
-                applied: report.applied.len() as u32,
-                total: (report.applied.len() + problems.clone().count()) as u32,
-                left_out: left_out.collect(),
-            }
+            let (applied, total, left_out) = cards::effect(report);
+            AdapterPatch { name: adapter.file.name.clone(), applied, total, left_out }
         })
         .collect()
 }

@@ -12,7 +12,7 @@ use std::{
 
 use fs_err as fs;
 
-use super::{Cards, File, called, reading::Stamp, rows, sidecar, types::ModelKind};
+use super::{Cards, File, reading::Stamp, rows, sidecar, types::ModelKind};
 use crate::{
     Code, Error, Failure, Result,
     event::{CopyProgress, Event},
@@ -108,12 +108,11 @@ impl Cards {
             rows::take_away(&db, from)?;
         }
         let entry = library::entry(&self.0.data.models(), path);
-        let entry = library::Entry { kind: file.entry.kind, ..entry };
         let moved = File { entry, folder: Some(0), stamp, ..file.clone() };
         {
             let mut shelf = self.shelf();
             shelf.files.remove(&id);
-            self.put(&mut shelf, vec![(id, moved)]);
+            shelf.put(vec![(id, moved)]);
         }
         self.rescan();
         Ok(())
@@ -208,10 +207,7 @@ fn copy_file(from: &Path, to: &Path, watch: &mut dyn FnMut(u64) -> bool) -> Resu
 
 /// Sidecars go with their model; without them it works as well.
 pub(super) fn copy_sidecars(from: &Path, to: &Path) {
-    let base = |path: &Path| match path.is_dir() {
-        true => file_name(path),
-        false => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-    };
+    let base = |path: &Path| sidecar::base(path).to_string_lossy().into_owned();
     let (old, new) = (base(from), base(to));
     for sidecar in sidecar::files(from) {
         let Some(ending) = file_name(&sidecar).strip_prefix(&old).map(str::to_owned) else {
@@ -241,17 +237,17 @@ fn free_name(folder: &Path, name: &str) -> PathBuf {
 }
 
 /// Fails if there is no room for a copy.
-pub(super) fn check_space(folder: &Path, bytes: u64) -> Result<()> {
+fn check_space(folder: &Path, bytes: u64) -> Result<()> {
     let Some(free) = free_space(folder) else { return Ok(()) };
     if bytes.saturating_add(SPARE) <= free {
         return Ok(());
     }
     let gb = |bytes: u64| bytes as f64 / 1e9;
     let message = format!(
-        "there is no room for the copy: it takes {:.1} GB, and {:.1} GB are free in {}",
+        "there is no room for the copy: it takes {:.1} GB, and {:.1} GB are free in `{}`",
         gb(bytes),
         gb(free),
-        called(folder)
+        file_name(folder)
     );
     Err(Error::new(Code::Unknown, message).hint("free some space; it can be used where it lies"))
 }

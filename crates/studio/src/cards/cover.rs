@@ -34,9 +34,7 @@ impl Cards {
         let nothing = || Error::new(Code::MissingFile, "there is no cover");
         let file = self.file(id)?;
         let own = match &file.sha256 {
-            Some(sha256) => {
-                rows::said(&self.0.db.lock())?.remove(sha256).and_then(|said| said.cover)
-            }
+            Some(sha256) => rows::cover(&self.0.db.lock(), sha256)?,
             None => None,
         };
         if let Some(own) = own {

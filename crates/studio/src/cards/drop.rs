@@ -6,7 +6,7 @@ use fs_err as fs;
 
 use super::{
     Cards, copy, fit,
-    reading::Reading,
+    reading::{Reading, rank_text},
     rows, scan,
     types::{DropItem, DropKind, Dropped, ModelKind},
 };
@@ -228,14 +228,10 @@ fn parts(reading: &Reading) -> Vec<String> {
             parts
         }
         kind => {
-            let rank = |(low, high)| match low == high {
-                true => format!("rank {low}"),
-                false => format!("rank {low} to {high}"),
-            };
             let first = reading.algorithm.clone();
             let mut parts: Vec<String> = first.into_iter().chain(reading.family.clone()).collect();
             match kind {
-                ModelKind::Adapter => parts.extend(reading.rank.map(rank)),
+                ModelKind::Adapter => parts.extend(reading.rank.map(rank_text)),
                 _ => parts.extend([reading.summary.clone(), size]),
             }
             if !reading.usable {

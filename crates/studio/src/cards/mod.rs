@@ -27,7 +27,7 @@ use std::{
 };
 
 use engine::{
-    adapter::{Outline, Target},
+    adapter::{AdapterReport, Outline, Target},
     checkpoint::header::TensorFile,
 };
 use serde_json::{Map, json};
@@ -46,11 +46,11 @@ use crate::{
     db::Db,
     error::sentence,
     event::{Event, Events},
-    gallery, hash,
-    hash::HashCache,
+    gallery,
+    hash::{self, HashCache},
     input::Inputs,
-    library::{Entry, file_name},
-    starter::{Starter, Style},
+    library::Entry,
+    starter::{self, Starter, Style},
 };
 
 /// Modules without effect that are told of; the rest is counted.
@@ -90,7 +90,9 @@ struct Shelf {
     files: BTreeMap<u32, File>,
     /// Ids as they are shown: the starter first, then by folder and name.
     order: Vec<u32>,
-    /// The same by name; `None` until every file has been seen once.
+    /// Every file has been seen once.
+    seen: bool,
+    /// The same by name, made when it is asked for.
     names: Option<Arc<Library>>,
     scanning: bool,
 }
@@ -164,9 +166,10 @@ impl Cards {
     /// Names to files, as they were last listed.
     pub(crate) fn names(&self) -> Result<Arc<Library>> {
         let extra = {
-            let shelf = self.shelf();
-            if let Some(names) = &shelf.names {
-                return Ok(names.clone());
+            let mut shelf = self.shelf();
+            if shelf.seen {
+                let names = shelf.names.take().unwrap_or_else(|| Arc::new(self.name(&shelf)));
+                return Ok(shelf.names.insert(names).clone());
             }
             shelf.extra.clone()
         };
@@ -254,22 +257,15 @@ impl Cards {
             sha256: file.sha256.clone(),
             duplicate_of,
             starter: file.starter,
-            defaults: runs.then(|| self.defaults(&name, file.starter)),
+            defaults: runs.then(|| {
+                let starter = self.0.starter.as_ref().filter(|_| file.starter);
+                starter::defaults(FileRef::named(&name), starter)
+            }),
             facts: reading.facts.clone(),
             used_at,
             note,
             name,
         }
-    }
-
-    /// What suits a base model.
-    fn defaults(&self, name: &str, starter: bool) -> GenerationParams {
-        let model = FileRef::named(name);
-        let mut params = GenerationParams { model, ..GenerationParams::default() };
-        if let Some(known) = self.0.starter.as_ref().filter(|_| starter) {
-            known.suit(&mut params);
-        }
-        params
     }
 
     fn file(&self, id: u32) -> Result<File> {
@@ -304,31 +300,26 @@ impl Cards {
         let mut shelf = self.shelf();
         if let Some(file) = shelf.files.get_mut(&id).filter(|file| file.entry.path == path) {
             file.sha256 = Some(sha256.clone());
-            file.entry.sha256 = Some(sha256.clone());
-            self.name_anew(&mut shelf);
+            shelf.names = None;
         }
         Ok(sha256)
     }
 
-    /// Keeps the list of names that of the files on the shelf.
-    fn name_anew(&self, shelf: &mut Shelf) {
-        if shelf.names.is_some() {
-            self.name_all(shelf);
-        }
-    }
-
-    /// Makes the list of names that of the files on the shelf.
-    fn name_all(&self, shelf: &mut Shelf) {
-        let entries = shelf.order.iter().map(|id| shelf.files[id].entry.clone()).collect();
+    /// The files on the shelf by name.
+    fn name(&self, shelf: &Shelf) -> Library {
+        let entries = shelf.order.iter().map(|id| {
+            let file = &shelf.files[id];
+            let (kind, sha256) = (kind_of(&file.reading), file.sha256.clone());
+            Entry { kind, sha256, ..file.entry.clone() }
+        });
         let searched = shelf.folders.iter().map(|folder| folder.path.clone().into()).collect();
-        let library = Library::of(
-            entries,
+        Library::of(
+            entries.collect(),
             self.0.starter.clone(),
             self.0.hashes.clone(),
             self.0.data.folders(Vec::new()).beside,
             searched,
-        );
-        shelf.names = Some(Arc::new(library));
+        )
     }
 
     // ---- what the person says
@@ -445,8 +436,7 @@ impl Cards {
         {
             let mut shelf = self.shelf();
             shelf.files.remove(&id);
-            shelf.order.retain(|other| *other != id);
-            self.name_anew(&mut shelf);
+            shelf.put(Vec::new());
         }
         self.changed();
     }
@@ -476,21 +466,25 @@ fn fit(target: &Target, id: u32, path: &Path) -> Fit {
         }
     };
     let (report, refusal) = target.fit(&outline);
-    let problems = report.unmatched.iter().chain(&report.wrong_shape);
-    let left_out = problems.clone().take(MAX_LEFT_OUT).map(Problem::from);
+    let (applied, total, left_out) = effect(&report);
     Fit {
         adapter: id,
-        applied: report.applied.len() as u32,
-        total: (report.applied.len() + problems.clone().count()) as u32,
-        left_out: left_out.collect(),
+        applied,
+        total,
+        left_out,
         refusal: refusal.map(|error| sentence(Error::from(error).message())),
     }
 }
 
-impl From<&engine::adapter::Problem> for Problem {
-    fn from(problem: &engine::adapter::Problem) -> Problem {
-        Problem { name: problem.name.clone(), reason: problem.reason.clone() }
-    }
+/// What an adapter does: modules that it changes, modules that it has, and what has no effect.
+pub(crate) fn effect(report: &AdapterReport) -> (u32, u32, Vec<Problem>) {
+    let problems = report.unmatched.iter().chain(&report.wrong_shape);
+    let applied = report.applied.len();
+    let total = applied + problems.clone().count();
+    let left_out = problems
+        .take(MAX_LEFT_OUT)
+        .map(|problem| Problem { name: problem.name.clone(), reason: problem.reason.clone() });
+    (applied as u32, total as u32, left_out.collect())
 }
 
 /// What names look a file up as.
@@ -501,9 +495,4 @@ fn kind_of(reading: &Reading) -> Option<Kind> {
         ModelKind::Vae => Some(Kind::Vae),
         ModelKind::Embedding | ModelKind::Other => None,
     }
-}
-
-/// For messages: the file's own name.
-fn called(path: &Path) -> String {
-    format!("`{}`", file_name(path))
 }

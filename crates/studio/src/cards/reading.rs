@@ -16,7 +16,7 @@ use super::{
     sidecar::{self, Sidecars},
     types::ModelKind,
 };
-use crate::{Error, Result, db, error::sentence};
+use crate::{Error, Result, error::sentence, files};
 
 /// Of [`Reading`]: what an older program read is read again.
 const VERSION: u32 = 1;
@@ -40,10 +40,8 @@ pub(super) struct Stamp {
 
 impl Stamp {
     pub(super) fn of_file(path: &Path) -> Result<Stamp> {
-        let status = fs::metadata(path)?;
-        let modified = jiff::Timestamp::try_from(status.modified()?)
-            .map_or_else(|_| db::now(), jiff::Timestamp::as_millisecond);
-        Ok(Stamp { size: i64::try_from(status.len()).unwrap_or(i64::MAX), modified })
+        let (modified, size) = files::stamp(path)?;
+        Ok(Stamp { size, modified })
     }
 
     /// Of a model: a file, or what is in a folder and one level below it.
@@ -205,13 +203,12 @@ impl Reading {
         };
         if let Some(adapter) = &file.adapter {
             let range = adapter.rank.map(|(low, high)| (low as u32, high as u32));
-            let algorithm =
-                algorithm(adapter.algorithms.iter().map(|(algorithm, _)| algorithm.name));
-            reading.summary = match range {
-                Some((low, high)) if low == high => format!("{algorithm} · rank {low}"),
-                Some((low, high)) => format!("{algorithm} · rank {low} to {high}"),
-                None => algorithm.clone(),
+            let algorithm = match &adapter.names()[..] {
+                [] => "adapter".to_owned(),
+                names => names.join(" and "),
             };
+            let parts = [algorithm.clone()].into_iter().chain(range.map(rank_text));
+            reading.summary = parts.collect::<Vec<_>>().join(" · ");
             reading.algorithm = Some(algorithm);
             reading.rank = range;
             reading.modules = adapter.modules.values().sum::<usize>() as u32;
@@ -232,15 +229,11 @@ impl Reading {
     }
 }
 
-/// What a person calls an adapter of these algorithms. A LoCon has plain LoRA modules as well.
-fn algorithm<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let mut names: Vec<&str> = names.collect();
-    if names.contains(&"LoCon") {
-        names.retain(|name| *name != "LoRA");
-    }
-    match names.is_empty() {
-        true => "adapter".to_owned(),
-        false => names.join(" and "),
+/// "rank 8", "rank 4 to 8".
+pub(super) fn rank_text((low, high): (u32, u32)) -> String {
+    match low == high {
+        true => format!("rank {low}"),
+        false => format!("rank {low} to {high}"),
     }
 }
 

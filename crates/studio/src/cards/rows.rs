@@ -139,21 +139,27 @@ pub(super) fn say(db: &Connection, sha256: &str, note: &ModelNote) -> Result<()>
     Ok(())
 }
 
+/// The cover that the person chose for a file.
+pub(super) fn cover(db: &Connection, sha256: &str) -> Result<Option<String>> {
+    let mut statement = db.prepare_cached("SELECT cover FROM model_note WHERE sha256 = ?1")?;
+    let cover: Option<Option<String>> =
+        statement.query_row([sha256], |row| row.get(0)).optional()?;
+    Ok(cover.flatten())
+}
+
 /// Sets or takes away a cover; gives the one before.
 pub(super) fn set_cover(
     db: &Connection,
     sha256: &str,
     cover: Option<&str>,
 ) -> Result<Option<String>> {
-    let before = db
-        .query_row("SELECT cover FROM model_note WHERE sha256 = ?1", [sha256], |row| row.get(0))
-        .optional()?;
+    let before = self::cover(db, sha256)?;
     db.execute(
         "INSERT INTO model_note (sha256, cover) VALUES (?1, ?2)
          ON CONFLICT (sha256) DO UPDATE SET cover = ?2",
         params![sha256, cover],
     )?;
-    Ok(before.flatten())
+    Ok(before)
 }
 
 /// When files were last used, by hash, in milliseconds since 1970.

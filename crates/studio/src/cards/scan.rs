@@ -11,7 +11,7 @@ use fs_err as fs;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::{
-    Cards, File, PIGMENTS, Shelf, kind_of,
+    Cards, File, PIGMENTS, Shelf,
     reading::{Reading, Stamp},
     rows::{self, Row},
     types::LibraryFolder,
@@ -118,9 +118,7 @@ impl Listed {
         pigment: u8,
         reading: Reading,
     ) -> File {
-        let Listed { mut entry, folder, starter, style } = self;
-        entry.kind = kind_of(&reading);
-        entry.sha256.clone_from(&sha256);
+        let Listed { entry, folder, starter, style } = self;
         File { entry, folder, starter, style, stamp, sha256, pigment, reading }
     }
 }
@@ -147,7 +145,7 @@ impl Cards {
             {
                 let mut shelf = self.shelf();
                 shelf.scanning = false;
-                self.name_all(&mut shelf);
+                shelf.seen = true;
             }
             self.changed();
             self.0.scanner.set(|wanted| {
@@ -195,7 +193,7 @@ impl Cards {
             let mut shelf = self.shelf();
             shelf.folders = folders;
             shelf.files.retain(|id, _| there.contains(id) || !before.contains(id));
-            self.put(&mut shelf, present);
+            shelf.put(present);
         }
         self.changed();
         if !shown.is_empty() {
@@ -268,7 +266,7 @@ impl Cards {
             transaction.commit()?;
         }
         let ids = files.iter().map(|(id, _)| *id).collect();
-        self.put(&mut self.shelf(), files);
+        self.shelf().put(files);
         Ok(ids)
     }
 
@@ -281,19 +279,6 @@ impl Cards {
         self.changed();
         self.0.scanner.hash();
         Ok(ids[0])
-    }
-
-    pub(super) fn put(&self, shelf: &mut Shelf, files: Vec<(u32, File)>) {
-        for (id, mut file) in files {
-            // Its hash may have been taken since it was looked up.
-            if let Some(old) = shelf.files.get(&id).filter(|old| old.stamp == file.stamp) {
-                file.sha256 = file.sha256.or_else(|| old.sha256.clone());
-                file.entry.sha256.clone_from(&file.sha256);
-            }
-            shelf.files.insert(id, file);
-        }
-        shelf.sort();
-        self.name_anew(shelf);
     }
 
     /// Everything that is there, and the folders that were looked at.
@@ -407,6 +392,19 @@ impl Cards {
 }
 
 impl Shelf {
+    /// Puts files on the shelf, in place of what was known of them.
+    pub(super) fn put(&mut self, files: Vec<(u32, File)>) {
+        for (id, mut file) in files {
+            // Its hash may have been taken since it was looked up.
+            if let Some(old) = self.files.get(&id).filter(|old| old.stamp == file.stamp) {
+                file.sha256 = file.sha256.or_else(|| old.sha256.clone());
+            }
+            self.files.insert(id, file);
+        }
+        self.sort();
+        self.names = None;
+    }
+
     /// The starter first, as its list has it, then by folder and name.
     fn sort(&mut self) {
         let mut order: Vec<u32> = self.files.keys().copied().collect();

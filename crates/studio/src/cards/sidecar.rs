@@ -4,7 +4,10 @@
 //! `BASE.json` is A1111's, `BASE.civitai.info` that of Civitai's tools; both are JSON, and both names
 //! are used for other things as well, so that only known keys are believed.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use fs_err as fs;
 use serde_json::Value;
@@ -65,14 +68,19 @@ fn pictures(path: &Path) -> Vec<PathBuf> {
 
 /// `BASE` with another ending.
 fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = base(path);
+    name.push(ending);
+    path.with_file_name(name)
+}
+
+/// A model's name as its sidecars have it.
+pub(super) fn base(path: &Path) -> OsString {
     let base = match path.is_dir() {
         // `sd-v1.5` is the whole name of a folder.
         true => path.file_name(),
         false => path.file_stem(),
     };
-    let mut name = base.unwrap_or_default().to_owned();
-    name.push(ending);
-    path.with_file_name(name)
+    base.unwrap_or_default().to_owned()
 }
 
 fn json(path: &Path) -> Option<Value> {

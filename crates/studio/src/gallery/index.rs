@@ -4,13 +4,13 @@ use std::path::Path;
 
 use rusqlite::{Connection, Row, ToSql, params, params_from_iter};
 
-use super::{GalleryCounts, GalleryImage, GalleryQuery, Making, NameCount, stamp};
-use crate::{GenerationParams, Recipe, Result, picture};
+use super::{GalleryCounts, GalleryImage, GalleryQuery, Making, NameCount};
+use crate::{GenerationParams, Recipe, Result, files, picture};
 
 /// Reads a picture's file and puts it into the index, or brings its row up to date; gives its id.
 pub(super) fn add(db: &Connection, path: &Path, making: Option<&Making>) -> Result<u32> {
     let (width, height) = picture::size(path)?;
-    let (modified, size) = stamp(path)?;
+    let (modified, size) = files::stamp(path)?;
     let recipe = Recipe::open(path).ok();
     let params = recipe.and_then(|recipe| {
         let mut params = GenerationParams::default();

@@ -25,7 +25,7 @@ use ts_rs::TS;
 use crate::{
     Code, Destination, Error, GenerationParams, Result,
     cards::Problem,
-    db::{self, Db},
+    db::Db,
     event::{Event, Events},
     files::{self, Existing},
     infotext, picture,
@@ -389,12 +389,4 @@ fn restore(paths: &[&Path]) -> Result<()> {
 fn restore(_: &[&Path]) -> Result<()> {
     Err(Error::new(Code::Unknown, "pictures cannot be taken out of this system's trash")
         .hint("put them back by hand"))
-}
-
-/// When a file was last changed, in milliseconds since 1970, and its size.
-fn stamp(path: &Path) -> io::Result<(i64, i64)> {
-    let metadata = fs::metadata(path)?;
-    let modified = jiff::Timestamp::try_from(metadata.modified()?)
-        .map_or_else(|_| db::now(), jiff::Timestamp::as_millisecond);
-    Ok((modified, i64::try_from(metadata.len()).unwrap_or(i64::MAX)))
 }

@@ -14,8 +14,8 @@ use std::{
 use fs_err as fs;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
-use super::{Gallery, index, stamp};
-use crate::Result;
+use super::{Gallery, index};
+use crate::{Result, files};
 
 /// Changes that come within this time are looked at together.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -93,7 +93,7 @@ impl Gallery {
 
         let mut fresh = Vec::new();
         for path in found {
-            let Ok((modified, size)) = stamp(&path) else { continue };
+            let Ok((modified, size)) = files::stamp(&path) else { continue };
             let same = known.remove(path.to_string_lossy().as_ref());
             if same.is_none_or(|(_, s, m)| (s, m) != (size, modified)) {
                 fresh.push(path);
