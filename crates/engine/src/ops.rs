@@ -1,92 +1,139 @@
 //! What the networks are written in: feature maps, tokens, layers, and the operations on them.
 //!
-//! This is the seam between the networks and the devices. A network sees [`Map`], [`Tokens`],
-//! [`Linear`], [`Conv`] and [`Norm`], all opaque, and calls nothing but the functions here; how the
-//! numbers are stored and who computes is decided behind it. On the CPU that is the crate `kernels`;
-//! a GPU becomes a second kind of [`Buffer`].
+//! This is the seam between the networks and the devices. A network sees [`Map`], [`Padded`],
+//! [`Tokens`], [`Linear`], [`Conv`] and [`Norm`], all opaque, and calls nothing but the functions here;
+//! how the numbers are stored and who computes is decided behind it. On the CPU that is the crate
+//! `kernels`; a GPU becomes another kind of [`Buffer`].
 //!
 //! Everything is channels-last: a map is `(B, H, W, C)`, tokens are `(B, T, C)`, and one turns into
 //! the other without moving a byte.
 //!
 //! # Precision
 //!
-//! Weights and activations are stored in the [`Precision`] of the generation; each operation widens
-//! them to f32, computes, and rounds its result once.
+//! Weights and activations are stored in the [`Precision`] of the generation; each operation sums in
+//! f32 and rounds its result once. A processor multiplies bf16 as it is; f16 it widens first, so there
+//! those numbers are kept in 32 bits, rounded to what f16 can hold.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 use half::{bf16, f16};
 use kernels::{
-    Element,
-    attention::attention as attention_kernel,
-    conv::{Size, Window, conv2d},
-    math, matmul, norm, pointwise,
+    Number, Operand,
+    attention::{Heads, attention as attention_kernel},
+    conv::{self, Size, Window},
+    norm, pointwise,
+    product::{self, Extras, Packed, Sampling},
 };
-use rayon::prelude::*;
 
 use crate::Precision;
+pub(crate) use kernels::product::Activation;
 
 /// Numbers as they are stored.
 #[derive(Debug, Clone)]
 enum Buffer {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
-    F16(Vec<f16>),
+    /// In 32 bits, each one a number of f16.
+    F16(Vec<f32>),
+}
+
+/// Runs an expression for the numbers of a buffer, whatever they are stored as, and makes a buffer of
+/// the same precision of its result.
+macro_rules! map_buffer {
+    ($buffer:expr, |$x:ident| $body:expr) => {
+        match $buffer {
+            Buffer::F32($x) => Buffer::F32($body),
+            Buffer::Bf16($x) => Buffer::Bf16($body),
+            Buffer::F16($x) => Buffer::in_f16($body),
+        }
+    };
 }
 
 impl Buffer {
     fn store(values: Vec<f32>, precision: Precision) -> Buffer {
         match precision {
             Precision::F32 => Buffer::F32(values),
-            Precision::Bf16 => Buffer::Bf16(
-                values.into_par_iter().with_min_len(1 << 14).map(bf16::from_f32).collect(),
-            ),
-            Precision::F16 => Buffer::F16(
-                values.into_par_iter().with_min_len(1 << 14).map(f16::from_f32).collect(),
-            ),
+            Precision::Bf16 => Buffer::Bf16(pointwise::narrow(&values)),
+            Precision::F16 => Buffer::in_f16(values),
         }
     }
 
-    fn precision(&self) -> Precision {
-        match self {
-            Buffer::F32(_) => Precision::F32,
-            Buffer::Bf16(_) => Precision::Bf16,
-            Buffer::F16(_) => Precision::F16,
-        }
+    fn in_f16(mut values: Vec<f32>) -> Buffer {
+        round_to_f16(&mut values);
+        Buffer::F16(values)
     }
 
     fn len(&self) -> usize {
         match self {
-            Buffer::F32(values) => values.len(),
+            Buffer::F32(values) | Buffer::F16(values) => values.len(),
             Buffer::Bf16(values) => values.len(),
-            Buffer::F16(values) => values.len(),
         }
     }
 
     /// The values in f32, borrowed where they are stored so.
     fn widen(&self) -> Cow<'_, [f32]> {
         match self {
-            Buffer::F32(values) => Cow::Borrowed(values),
-            Buffer::Bf16(values) => values
-                .par_iter()
-                .with_min_len(1 << 14)
-                .map(|x| x.to_f32())
-                .collect::<Vec<_>>()
-                .into(),
-            Buffer::F16(values) => values
-                .par_iter()
-                .with_min_len(1 << 14)
-                .map(|x| x.to_f32())
-                .collect::<Vec<_>>()
-                .into(),
+            Buffer::F32(values) | Buffer::F16(values) => Cow::Borrowed(values),
+            Buffer::Bf16(values) => Cow::Owned(pointwise::widen(values)),
+        }
+    }
+}
+
+fn round_to_f16(values: &mut [f32]) {
+    for value in values {
+        *value = f16::from_f32(*value).to_f32();
+    }
+}
+
+/// A number of a buffer: the way from a generic kernel to the buffers' variants.
+trait Stored: Operand {
+    fn of(buffer: &Buffer) -> &[Self];
+    fn packed(form: &Form) -> &Packed<Self>;
+    fn form(packed: Packed<Self>) -> Form;
+}
+
+const ONE_PRECISION: &str = "a network and what it works on are stored alike";
+
+impl Stored for f32 {
+    fn of(buffer: &Buffer) -> &[f32] {
+        match buffer {
+            Buffer::F32(values) | Buffer::F16(values) => values,
+            Buffer::Bf16(_) => unreachable!("{ONE_PRECISION}"),
         }
     }
 
-    fn into_widened(self) -> Vec<f32> {
-        match self {
-            Buffer::F32(values) => values,
-            other => other.widen().into_owned(),
+    fn packed(form: &Form) -> &Packed<f32> {
+        match form {
+            Form::F32(packed) => packed,
+            _ => unreachable!("{ONE_PRECISION}"),
         }
+    }
+
+    fn form(packed: Packed<f32>) -> Form {
+        Form::F32(packed)
+    }
+}
+
+impl Stored for bf16 {
+    fn of(buffer: &Buffer) -> &[bf16] {
+        match buffer {
+            Buffer::Bf16(values) => values,
+            _ => unreachable!("{ONE_PRECISION}"),
+        }
+    }
+
+    fn packed(form: &Form) -> &Packed<bf16> {
+        match form {
+            Form::Bf16(packed) => packed,
+            _ => unreachable!("{ONE_PRECISION}"),
+        }
+    }
+
+    fn form(packed: Packed<bf16>) -> Form {
+        Form::Bf16(packed)
     }
 }
 
@@ -95,6 +142,14 @@ impl Buffer {
 pub(crate) struct Map {
     size: Size,
     data: Buffer,
+}
+
+/// A batch of feature maps with a border of zeros: what a convolution reads.
+#[derive(Debug)]
+pub(crate) enum Padded {
+    F32(conv::Padded<f32>),
+    Bf16(conv::Padded<bf16>),
+    F16(conv::Padded<f32>),
 }
 
 /// A batch of token sequences, `(B, T, C)`.
@@ -106,43 +161,28 @@ pub(crate) struct Tokens {
 }
 
 impl Map {
+    /// From values in `(B, C, H, W)` order, as latents and pictures come.
+    pub(crate) fn from_planes(planes: &[f32], size: Size, precision: Precision) -> Map {
+        let data = match precision {
+            Precision::F32 => Buffer::F32(pointwise::from_planes(planes, size)),
+            Precision::Bf16 => Buffer::Bf16(pointwise::from_planes(planes, size)),
+            Precision::F16 => Buffer::in_f16(pointwise::from_planes(planes, size)),
+        };
+        Map { size, data }
+    }
+
     /// From values in `(B, H, W, C)` order.
     pub(crate) fn new(values: Vec<f32>, size: Size, precision: Precision) -> Map {
         assert_eq!(values.len(), size.len(), "a value for every place");
         Map { size, data: Buffer::store(values, precision) }
     }
 
-    /// From values in `(B, C, H, W)` order, as latents and pictures come.
-    pub(crate) fn from_planes(planes: &[f32], size: Size, precision: Precision) -> Map {
-        let (pixels, channels) = (size.height * size.width, size.channels);
-        let mut values = vec![0.0; size.len()];
-        for (values, planes) in
-            values.chunks_exact_mut(pixels * channels).zip(planes.chunks_exact(pixels * channels))
-        {
-            for (pixel, values) in values.chunks_exact_mut(channels).enumerate() {
-                for (channel, value) in values.iter_mut().enumerate() {
-                    *value = planes[channel * pixels + pixel];
-                }
-            }
-        }
-        Map::new(values, size, precision)
-    }
-
     /// The values in `(B, C, H, W)` order.
     pub(crate) fn planes(&self) -> Vec<f32> {
-        let (pixels, channels) = (self.size.height * self.size.width, self.size.channels);
-        let values = self.data.widen();
-        let mut planes = vec![0.0; values.len()];
-        for (planes, values) in
-            planes.chunks_exact_mut(pixels * channels).zip(values.chunks_exact(pixels * channels))
-        {
-            for (pixel, values) in values.chunks_exact(channels).enumerate() {
-                for (channel, value) in values.iter().enumerate() {
-                    planes[channel * pixels + pixel] = *value;
-                }
-            }
+        match &self.data {
+            Buffer::F32(values) | Buffer::F16(values) => pointwise::to_planes(values, self.size),
+            Buffer::Bf16(values) => pointwise::to_planes(values, self.size),
         }
-        planes
     }
 
     pub(crate) fn size(&self) -> Size {
@@ -183,16 +223,50 @@ impl Tokens {
 /// Weights of a linear layer or convolution, or factors of a normalization, as the kernels take
 /// them. Cheap to clone: layers share it.
 #[derive(Debug, Clone)]
-pub(crate) struct Weights(Arc<Stored>);
+pub(crate) struct Weights(Arc<Stock>);
 
 #[derive(Debug)]
-struct Stored {
-    /// `(outputs, kernel · kernel · inputs)`; for a normalization or a table as in the file.
-    weight: Buffer,
-    bias: Option<Vec<f32>>,
+struct Stock {
+    form: Form,
+    /// The 3 × 3 kernel of a [`Role::Doubling`], made when a map of odd size first needs it.
+    undoubled: OnceLock<Form>,
     outputs: usize,
     inputs: usize,
     kernel: usize,
+}
+
+/// What weights are for, which decides how they are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A linear layer or convolution.
+    Layer,
+    /// A convolution behind a doubling of its input.
+    Doubling,
+    /// A table whose rows are looked up.
+    Table,
+}
+
+impl Role {
+    /// The role of a module, by its canonical name.
+    pub(crate) fn of(module: &str) -> Role {
+        if module.ends_with("_embedding") {
+            Role::Table
+        } else if module.contains(".upsamplers.") {
+            Role::Doubling
+        } else {
+            Role::Layer
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Form {
+    F32(Packed<f32>),
+    Bf16(Packed<bf16>),
+    /// Factors and offsets of a normalization. They are few, and rounding them would cost accuracy for
+    /// nothing.
+    Norm(Vec<f32>, Vec<f32>),
+    Table(Buffer),
 }
 
 impl Weights {
@@ -202,6 +276,7 @@ impl Weights {
         weight: Vec<f32>,
         shape: &[usize],
         bias: Option<Vec<f32>>,
+        role: Role,
         precision: Precision,
     ) -> Weights {
         let (outputs, inputs, kernel) = match *shape {
@@ -210,32 +285,31 @@ impl Weights {
             [outputs, inputs, kernel, _] => (outputs, inputs, kernel),
             _ => unreachable!("the checkpoint admits weights of 1, 2 or 4 dimensions only"),
         };
-        let taps = kernel * kernel;
-        let weight = if taps == 1 {
-            weight
+        let form = if shape.len() == 1 {
+            Form::Norm(weight, bias.unwrap_or_else(|| vec![0.0; outputs]))
+        } else if role == Role::Table {
+            Form::Table(Buffer::store(weight, precision))
         } else {
-            // (outputs, inputs, taps) -> (outputs, taps, inputs)
-            let mut last = vec![0.0; weight.len()];
-            last.par_chunks_mut(taps * inputs).zip(weight.par_chunks(taps * inputs)).for_each(
-                |(to, from)| {
-                    for tap in 0..taps {
-                        for input in 0..inputs {
-                            to[tap * inputs + input] = from[input * taps + tap];
-                        }
-                    }
-                },
-            );
-            last
+            let sampling = match role {
+                Role::Doubling if kernel == 3 => Sampling::Double,
+                _ => Sampling::Same,
+            };
+            let (taps, bias) = (kernel * kernel, bias.as_deref());
+            match precision {
+                Precision::F32 => {
+                    Form::F32(Packed::new(&weight, outputs, inputs, taps, bias, sampling))
+                }
+                Precision::Bf16 => {
+                    Form::Bf16(Packed::new(&weight, outputs, inputs, taps, bias, sampling))
+                }
+                Precision::F16 => {
+                    let mut weight = weight;
+                    round_to_f16(&mut weight);
+                    Form::F32(Packed::new(&weight, outputs, inputs, taps, bias, sampling))
+                }
+            }
         };
-        // Factors of a normalization are few, and rounding them would cost accuracy for nothing.
-        let precision = if shape.len() == 1 { Precision::F32 } else { precision };
-        Weights(Arc::new(Stored {
-            weight: Buffer::store(weight, precision),
-            bias,
-            outputs,
-            inputs,
-            kernel,
-        }))
+        Weights(Arc::new(Stock { form, undoubled: OnceLock::new(), outputs, inputs, kernel }))
     }
 
     pub(crate) fn outputs(&self) -> usize {
@@ -259,17 +333,24 @@ impl Weights {
     /// Every number, to the last bit.
     #[cfg(test)]
     pub(crate) fn bits(&self) -> Vec<u32> {
-        let weight = self.0.weight.widen();
-        weight.iter().chain(self.0.bias.iter().flatten()).map(|value| value.to_bits()).collect()
+        let bits = |values: &mut dyn Iterator<Item = f32>| values.map(f32::to_bits).collect();
+        match &self.0.form {
+            Form::F32(packed) => bits(&mut packed.values()),
+            Form::Bf16(packed) => bits(&mut packed.values()),
+            Form::Norm(factors, offsets) => bits(&mut factors.iter().chain(offsets).copied()),
+            Form::Table(values) => bits(&mut values.widen().iter().copied()),
+        }
     }
 
     /// Row `index` of a table, as an embedding is.
     pub(crate) fn row(&self, index: usize) -> Vec<f32> {
         let range = index * self.0.inputs..(index + 1) * self.0.inputs;
-        match &self.0.weight {
-            Buffer::F32(values) => values[range].to_vec(),
-            Buffer::Bf16(values) => bf16::widen(&values[range]).into_owned(),
-            Buffer::F16(values) => f16::widen(&values[range]).into_owned(),
+        match &self.0.form {
+            Form::Table(Buffer::F32(values) | Buffer::F16(values)) => values[range].to_vec(),
+            Form::Table(Buffer::Bf16(values)) => {
+                values[range].iter().map(|value| Number::to_f32(*value)).collect()
+            }
+            _ => unreachable!("tables are known by their names"),
         }
     }
 }
@@ -293,158 +374,175 @@ pub(crate) struct Norm {
 }
 
 impl Norm {
-    fn factors(&self) -> (Cow<'_, [f32]>, &[f32]) {
-        let bias = self.weights.0.bias.as_deref();
-        (self.weights.0.weight.widen(), bias.expect("the checkpoint gives every norm its bias"))
+    fn factors(&self) -> (&[f32], &[f32]) {
+        match &self.weights.0.form {
+            Form::Norm(factors, offsets) => (factors, offsets),
+            _ => unreachable!("the checkpoint gives a normalization one factor per channel"),
+        }
     }
 }
 
-fn linear_f32(layer: &Weights, x: &[f32]) -> Vec<f32> {
-    let (bias, inputs) = (layer.0.bias.as_deref(), layer.0.inputs);
-    match &layer.0.weight {
-        Buffer::F32(w) => matmul::linear(x, w, bias, inputs),
-        Buffer::Bf16(w) => matmul::linear(x, w, bias, inputs),
-        Buffer::F16(w) => matmul::linear(x, w, bias, inputs),
-    }
+fn product<T: Stored>(
+    layer: &Weights,
+    x: &[T],
+    activation: Option<Activation>,
+    residual: Option<&Buffer>,
+) -> Vec<T> {
+    let extras = Extras { activation, residual: residual.map(T::of), ..Extras::none() };
+    product::linear(x, T::packed(&layer.0.form), &extras)
+}
+
+fn linear_with(
+    layer: &Linear,
+    x: &Tokens,
+    activation: Option<Activation>,
+    residual: Option<&Tokens>,
+) -> Tokens {
+    let residual = residual.map(|residual| &residual.data);
+    let gated = activation == Some(Activation::Geglu);
+    let channels = if gated { layer.0.outputs() / 2 } else { layer.0.outputs() };
+    let data = map_buffer!(&x.data, |x| product(&layer.0, x, activation, residual));
+    Tokens { batch: x.batch, channels, data }
 }
 
 /// `x · wᵀ + bias`, token by token.
 pub(crate) fn linear(layer: &Linear, x: &Tokens) -> Tokens {
-    let out = linear_f32(&layer.0, &x.data.widen());
-    Tokens::new(out, x.batch, layer.0.0.outputs, x.data.precision())
+    linear_with(layer, x, None, None)
+}
+
+/// A linear layer, then an activation. [`Activation::Geglu`] leaves half as many channels.
+pub(crate) fn linear_then(layer: &Linear, activation: Activation, x: &Tokens) -> Tokens {
+    if activation == Activation::Geglu && !layer.0.outputs().is_multiple_of(32) {
+        // The kernels gate whole panels only; networks so narrow are no burden.
+        let (h, n) = (linear(layer, x), layer.0.outputs() / 2);
+        let data = map_buffer!(&h.data, |h| pointwise::geglu(h, n));
+        return Tokens { channels: n, data, ..h };
+    }
+    linear_with(layer, x, Some(activation), None)
+}
+
+/// A linear layer, plus `residual`.
+pub(crate) fn linear_plus(layer: &Linear, x: &Tokens, residual: &Tokens) -> Tokens {
+    linear_with(layer, x, None, Some(residual))
 }
 
 /// A linear layer on each pixel.
 pub(crate) fn linear_map(layer: &Linear, x: &Map) -> Map {
-    let out = linear_f32(&layer.0, &x.data.widen());
-    let size = Size { channels: layer.0.0.outputs, ..x.size };
-    Map::new(out, size, x.data.precision())
+    let size = Size { channels: layer.0.outputs(), ..x.size };
+    Map { size, data: map_buffer!(&x.data, |x| product(&layer.0, x, None, None)) }
 }
 
 /// A convolution.
-pub(crate) fn conv(layer: &Conv, x: &Map) -> Map {
-    let (values, bias) = (x.data.widen(), layer.weights.0.bias.as_deref());
-    let (out, size) = match &layer.weights.0.weight {
-        Buffer::F32(w) => conv2d(&values, x.size, w, bias, layer.window),
-        Buffer::Bf16(w) => conv2d(&values, x.size, w, bias, layer.window),
-        Buffer::F16(w) => conv2d(&values, x.size, w, bias, layer.window),
-    };
-    Map::new(out, size, x.data.precision())
+pub(crate) fn conv(layer: &Conv, x: &Padded) -> Map {
+    conv_plus(layer, x, None, None)
+}
+
+/// A convolution, plus one token for all pixels of its image, plus another map.
+pub(crate) fn conv_plus(
+    layer: &Conv,
+    x: &Padded,
+    token: Option<&Tokens>,
+    residual: Option<&Map>,
+) -> Map {
+    fn run<T: Stored>(
+        layer: &Conv,
+        x: &conv::Padded<T>,
+        token: Option<&Tokens>,
+        residual: Option<&Map>,
+    ) -> (Vec<T>, Size) {
+        let extras = Extras {
+            image_rows: token.map(|token| T::of(&token.data)),
+            residual: residual.map(|map| T::of(&map.data)),
+            ..Extras::none()
+        };
+        product::conv(x, T::packed(&layer.weights.0.form), layer.window, &extras)
+    }
+    match x {
+        Padded::F32(x) => {
+            let (out, size) = run(layer, x, token, residual);
+            Map { size, data: Buffer::F32(out) }
+        }
+        Padded::Bf16(x) => {
+            let (out, size) = run(layer, x, token, residual);
+            Map { size, data: Buffer::Bf16(out) }
+        }
+        Padded::F16(x) => {
+            let (out, size) = run(layer, x, token, residual);
+            Map { size, data: Buffer::in_f16(out) }
+        }
+    }
+}
+
+/// A convolution of a map whose pixels are repeated to twice its height and width, or up to one row
+/// and column less.
+pub(crate) fn conv_doubled(layer: &Conv, x: &Map, height: usize, width: usize) -> Map {
+    fn run<T: Stored>(layer: &Conv, x: &[T], from: Size, to: Size) -> Vec<T> {
+        let packed = T::packed(&layer.weights.0.form);
+        if (to.height, to.width) == (2 * from.height, 2 * from.width) {
+            let x = conv::Padded::new(x, from);
+            return product::conv(&x, packed, layer.window, &Extras::none()).0;
+        }
+        // An edge that is cut off lies within a pixel's repetitions, so the image itself is doubled.
+        let x = pointwise::doubled(x, from, to.height, to.width);
+        let whole = layer.weights.0.undoubled.get_or_init(|| T::form(packed.undoubled()));
+        product::conv(&x, T::packed(whole), layer.window, &Extras::none()).0
+    }
+    let to = Size { height, width, ..x.size };
+    let data = map_buffer!(&x.data, |values| run(layer, values, x.size, to));
+    Map { size: Size { channels: layer.weights.outputs(), ..to }, data }
+}
+
+/// A map with a border.
+pub(crate) fn padded(x: &Map) -> Padded {
+    match &x.data {
+        Buffer::F32(values) => Padded::F32(conv::Padded::new(values, x.size)),
+        Buffer::Bf16(values) => Padded::Bf16(conv::Padded::new(values, x.size)),
+        Buffer::F16(values) => Padded::F16(conv::Padded::new(values, x.size)),
+    }
 }
 
 /// Group normalization over `groups` groups of channels.
 pub(crate) fn group_norm(norm: &Norm, groups: usize, x: &Map) -> Map {
-    group_norm_then(norm, groups, x, false)
-}
-
-/// Group normalization, then SiLU.
-pub(crate) fn group_norm_silu(norm: &Norm, groups: usize, x: &Map) -> Map {
-    group_norm_then(norm, groups, x, true)
-}
-
-fn group_norm_then(norm: &Norm, groups: usize, x: &Map, activate: bool) -> Map {
     let (gamma, beta) = norm.factors();
-    let out = norm::group_norm(&x.data.widen(), x.size, &gamma, beta, groups, norm.eps, activate);
-    Map::new(out, x.size, x.data.precision())
+    let data = map_buffer!(&x.data, |v| norm::group_norm(v, x.size, gamma, beta, groups, norm.eps));
+    Map { size: x.size, data }
+}
+
+/// Group normalization, then SiLU, for a convolution.
+pub(crate) fn group_norm_silu(norm: &Norm, groups: usize, x: &Map) -> Padded {
+    fn run<T: Number>(norm: &Norm, groups: usize, x: &[T], size: Size) -> conv::Padded<T> {
+        let (gamma, beta) = norm.factors();
+        norm::group_norm_padded(x, size, gamma, beta, groups, norm.eps, true)
+    }
+    match &x.data {
+        Buffer::F32(values) => Padded::F32(run(norm, groups, values, x.size)),
+        Buffer::Bf16(values) => Padded::Bf16(run(norm, groups, values, x.size)),
+        Buffer::F16(values) => Padded::F16(run(norm, groups, values, x.size)),
+    }
 }
 
 /// Layer normalization of each token.
 pub(crate) fn layer_norm(norm: &Norm, x: &Tokens) -> Tokens {
     let (gamma, beta) = norm.factors();
-    let out = norm::layer_norm(&x.data.widen(), &gamma, beta, norm.eps);
-    Tokens::new(out, x.batch, x.channels, x.data.precision())
+    let data = map_buffer!(&x.data, |v| norm::layer_norm(v, gamma, beta, norm.eps));
+    Tokens { data, ..*x }
 }
 
 /// Attention of `q` `(B, T, C)` over `k` and `v` `(B, S, C)` with the heads side by side in `C`.
 pub(crate) fn attention(q: &Tokens, k: &Tokens, v: &Tokens, heads: usize, causal: bool) -> Tokens {
-    let out = attention_kernel(
-        &q.data.widen(),
-        &k.data.widen(),
-        &v.data.widen(),
-        q.batch,
-        heads,
-        q.channels,
-        causal,
-    );
-    Tokens::new(out, q.batch, q.channels, q.data.precision())
-}
-
-/// `value · gelu(gate)` where each token holds its values before its gates.
-pub(crate) fn geglu(x: &Tokens) -> Tokens {
-    let n = x.channels / 2;
-    Tokens::new(pointwise::geglu(&x.data.widen(), n), x.batch, n, x.data.precision())
-}
-
-/// The activations that text encoders and time embeddings use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Activation {
-    Silu,
-    Gelu,
-    QuickGelu,
-}
-
-/// An activation of every number.
-pub(crate) fn activate(x: Tokens, activation: Activation) -> Tokens {
-    let f = match activation {
-        Activation::Silu => math::silu,
-        Activation::Gelu => math::gelu,
-        Activation::QuickGelu => math::quick_gelu,
-    };
-    let (batch, channels, precision) = (x.batch, x.channels, x.data.precision());
-    let mut values = x.data.into_widened();
-    pointwise::apply(&mut values, f);
-    Tokens::new(values, batch, channels, precision)
-}
-
-fn add_buffers(x: Buffer, y: &Buffer) -> Buffer {
-    let precision = x.precision();
-    let mut values = x.into_widened();
-    pointwise::add(&mut values, &y.widen());
-    Buffer::store(values, precision)
-}
-
-/// `x + y`.
-pub(crate) fn add(x: Map, y: &Map) -> Map {
-    assert_eq!(x.size, y.size, "maps of the same size");
-    Map { size: x.size, data: add_buffers(x.data, &y.data) }
-}
-
-/// `x + y`.
-pub(crate) fn add_tokens(x: Tokens, y: &Tokens) -> Tokens {
-    assert_eq!((x.batch, x.channels), (y.batch, y.channels), "tokens of the same size");
-    Tokens { batch: x.batch, channels: x.channels, data: add_buffers(x.data, &y.data) }
-}
-
-/// Adds to every pixel of a map the one token that belongs to its image.
-pub(crate) fn add_to_pixels(x: Map, rows: &Tokens) -> Map {
-    let precision = x.data.precision();
-    let mut values = x.data.into_widened();
-    pointwise::add_rows(&mut values, x.size, &rows.data.widen());
-    Map::new(values, x.size, precision)
+    fn run<T: Stored>(q: &[T], k: &Tokens, v: &Tokens, heads: Heads, causal: bool) -> Vec<T> {
+        attention_kernel(q, T::of(&k.data), T::of(&v.data), heads, causal)
+    }
+    let sizes = Heads { batch: q.batch, heads, width: q.channels };
+    Tokens { data: map_buffer!(&q.data, |x| run(x, k, v, sizes, causal)), ..*q }
 }
 
 /// The channels of `b` behind those of `a`.
 pub(crate) fn concat(a: &Map, b: &Map) -> Map {
-    let (channels, precision) = (a.size.channels + b.size.channels, a.data.precision());
-    let out = pointwise::concat(&a.data.widen(), a.size.channels, &b.data.widen(), b.size.channels);
-    Map::new(out, Size { channels, ..a.size }, precision)
-}
-
-/// Twice the height and width, by repeating pixels.
-pub(crate) fn double(x: &Map) -> Map {
-    let size = Size { height: 2 * x.size.height, width: 2 * x.size.width, ..x.size };
-    Map::new(pointwise::double(&x.data.widen(), x.size), size, x.data.precision())
-}
-
-/// The first `height` rows and `width` columns of each image.
-pub(crate) fn crop(x: &Map, height: usize, width: usize) -> Map {
-    let size = Size { height, width, ..x.size };
-    let values = x.data.widen();
-    let mut out = Vec::with_capacity(size.len());
-    for image in values.chunks_exact(x.size.height * x.size.width * x.size.channels) {
-        for row in image.chunks_exact(x.size.width * x.size.channels).take(height) {
-            out.extend_from_slice(&row[..width * x.size.channels]);
-        }
+    fn run<T: Stored>(a: &[T], a_channels: usize, b: &Map) -> Vec<T> {
+        pointwise::concat(a, a_channels, T::of(&b.data), b.size.channels)
     }
-    Map::new(out, size, x.data.precision())
+    let channels = a.size.channels + b.size.channels;
+    let data = map_buffer!(&a.data, |x| run(x, a.size.channels, b));
+    Map { size: Size { channels, ..a.size }, data }
 }

@@ -2,50 +2,57 @@
 
 use rayon::prelude::*;
 
-use crate::{conv::Size, math::gelu};
+use crate::{
+    conv::{Padded, Size},
+    math::{gelu, quick_gelu, silu},
+    memory::{Shared, unwritten},
+    number::Number,
+    product::Activation,
+    vectorized::vectorized,
+};
 
 /// Numbers per task.
 const BLOCK: usize = 16 * 1024;
 
-/// `x[i] = f(x[i])`.
-pub fn apply(x: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
-    x.par_chunks_mut(BLOCK).for_each(|x| {
+/// `x[i] = f(x[i])`, for any activation but the gated one.
+///
+/// # Panics
+/// For [`Activation::Geglu`], which is [`geglu`].
+pub fn activate<T: Number>(x: &mut [T], activation: Activation) {
+    assert_ne!(activation, Activation::Geglu, "a function of one number");
+    x.par_chunks_mut(BLOCK).for_each(|x| match activation {
+        Activation::Silu => apply_silu(x),
+        Activation::Gelu => apply_gelu(x),
+        Activation::QuickGelu | Activation::Geglu => apply_quick_gelu(x),
+    });
+}
+
+vectorized! {
+    fn apply_silu<T: Number>(x: &mut [T]) {
         for x in x {
-            *x = f(*x);
+            *x = T::from_f32(silu(x.to_f32()));
         }
-    });
+    }
 }
 
-/// `x[i] += y[i]`.
-///
-/// # Panics
-/// If the lengths differ.
-pub fn add(x: &mut [f32], y: &[f32]) {
-    assert_eq!(x.len(), y.len(), "two of the same size");
-    x.par_chunks_mut(BLOCK).zip(y.par_chunks(BLOCK)).for_each(|(x, y)| {
-        for (x, y) in x.iter_mut().zip(y) {
-            *x += y;
+vectorized! {
+    fn apply_gelu<T: Number>(x: &mut [T]) {
+        for x in x {
+            *x = T::from_f32(gelu(x.to_f32()));
         }
-    });
+    }
 }
 
-/// Adds to each pixel of image `b` the row `b` of `rows`, `(B, C)`.
-///
-/// # Panics
-/// If the lengths do not agree.
-pub fn add_rows(x: &mut [f32], size: Size, rows: &[f32]) {
-    assert_eq!(x.len(), size.len(), "an image of another size");
-    assert_eq!(rows.len(), size.batch * size.channels, "one row per image");
-    let pixels = size.height * size.width;
-    x.par_chunks_mut(size.channels).enumerate().for_each(|(pixel, x)| {
-        let row = &rows[pixel / pixels * size.channels..][..size.channels];
-        for (x, row) in x.iter_mut().zip(row) {
-            *x += row;
+vectorized! {
+    fn apply_quick_gelu<T: Number>(x: &mut [T]) {
+        for x in x {
+            *x = T::from_f32(quick_gelu(x.to_f32()));
         }
-    });
+    }
 }
 
-/// The gated linear unit of Shazeer (2020): `value · gelu(gate)`.
+/// The gated linear unit of Shazeer (2020): `value · gelu(gate)`. A linear layer of even width does it
+/// by itself ([`Activation::Geglu`]).
 ///
 /// * `x`: rows of `2 n` numbers, the values before the gates
 /// * returns rows of `n`
@@ -53,13 +60,48 @@ pub fn add_rows(x: &mut [f32], size: Size, rows: &[f32]) {
 /// # Panics
 /// If `x` is no whole number of rows.
 #[must_use]
-pub fn geglu(x: &[f32], n: usize) -> Vec<f32> {
+pub fn geglu<T: Number>(x: &[T], n: usize) -> Vec<T> {
     assert_eq!(x.len() % (2 * n), 0, "whole rows");
-    let mut out = vec![0.0; x.len() / 2];
-    out.par_chunks_mut(n).zip(x.par_chunks(2 * n)).for_each(|(out, x)| {
-        let (values, gates) = x.split_at(n);
-        for ((out, value), &gate) in out.iter_mut().zip(values).zip(gates) {
-            *out = value * gelu(gate);
+    // SAFETY: each row is written by its task.
+    let mut out = unsafe { unwritten(x.len() / 2) };
+    out.par_chunks_mut(n).zip(x.par_chunks(2 * n)).for_each(|(out, x)| gate(x, out));
+    out
+}
+
+vectorized! {
+    fn gate<T: Number>(x: &[T], out: &mut [T]) {
+        let (values, gates) = x.split_at(out.len());
+        for ((out, value), gate) in out.iter_mut().zip(values).zip(gates) {
+            *out = T::from_f32(value.to_f32() * gelu(gate.to_f32()));
+        }
+    }
+}
+
+/// Rounds numbers to how they are stored.
+#[must_use]
+pub fn narrow<T: Number>(x: &[f32]) -> Vec<T> {
+    // SAFETY: each block is written by its task.
+    let mut out = unsafe { unwritten(x.len()) };
+    out.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(out, x)| round(x, out));
+    out
+}
+
+vectorized! {
+    fn round<T: Number>(x: &[f32], out: &mut [T]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = T::from_f32(*x);
+        }
+    }
+}
+
+/// Numbers as f32.
+#[must_use]
+pub fn widen<T: Number>(x: &[T]) -> Vec<f32> {
+    // SAFETY: each block is written by its task.
+    let mut out = unsafe { unwritten(x.len()) };
+    out.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(out, x)| {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = x.to_f32();
         }
     });
     out
@@ -70,13 +112,15 @@ pub fn geglu(x: &[f32], n: usize) -> Vec<f32> {
 /// # Panics
 /// If the numbers of rows differ.
 #[must_use]
-pub fn concat(a: &[f32], a_channels: usize, b: &[f32], b_channels: usize) -> Vec<f32> {
+pub fn concat<T: Number>(a: &[T], a_channels: usize, b: &[T], b_channels: usize) -> Vec<T> {
     assert_eq!(a.len() / a_channels, b.len() / b_channels, "as many rows");
     let channels = a_channels + b_channels;
-    let mut out = vec![0.0; a.len() + b.len()];
+    // SAFETY: each row is written by its task.
+    let mut out = unsafe { unwritten(a.len() + b.len()) };
     out.par_chunks_mut(channels)
         .zip(a.par_chunks(a_channels))
         .zip(b.par_chunks(b_channels))
+        .with_min_len(16)
         .for_each(|((out, a), b)| {
             out[..a_channels].copy_from_slice(a);
             out[a_channels..].copy_from_slice(b);
@@ -84,23 +128,67 @@ pub fn concat(a: &[f32], a_channels: usize, b: &[f32], b_channels: usize) -> Vec
     out
 }
 
-/// Doubles height and width by repeating each pixel (nearest neighbor).
+/// The first `height` rows and `width` columns of the images doubled by repeating pixels (nearest
+/// neighbor), ready for a convolution.
 ///
 /// # Panics
-/// If `x` is of another size.
+/// If `x` is of another size, or a side longer than doubled.
 #[must_use]
-pub fn double(x: &[f32], size: Size) -> Vec<f32> {
+pub fn doubled<T: Number>(x: &[T], size: Size, height: usize, width: usize) -> Padded<T> {
     assert_eq!(x.len(), size.len(), "an image of another size");
-    let row = size.width * size.channels;
-    let mut out = vec![0.0; 4 * x.len()];
-    out.par_chunks_mut(2 * row).enumerate().for_each(|(y, out)| {
-        let x = &x[y / 2 * row..][..row];
-        for (out, pixel) in out.chunks_exact_mut(2 * size.channels).zip(x.chunks(size.channels)) {
-            out[..size.channels].copy_from_slice(pixel);
-            out[size.channels..].copy_from_slice(pixel);
+    assert!(height <= 2 * size.height && width <= 2 * size.width, "no larger than doubled");
+    let (row, channels) = (size.width * size.channels, size.channels);
+    Padded::build(Size { height, width, ..size }, |index, to| {
+        let (image, y) = (index / height, index % height);
+        let x = &x[(image * size.height + y / 2) * row..][..row];
+        for (column, to) in to.chunks_exact_mut(channels).enumerate() {
+            to.copy_from_slice(&x[column / 2 * channels..][..channels]);
+        }
+    })
+}
+
+/// Images in planes, `(B, C, H, W)`, as latents and pictures come, to pixels, `(B, H, W, C)`.
+///
+/// # Panics
+/// If there are not as many numbers as the size says.
+#[must_use]
+pub fn from_planes<T: Number>(planes: &[f32], size: Size) -> Vec<T> {
+    assert_eq!(planes.len(), size.len(), "an image of another size");
+    let (pixels, channels) = (size.height * size.width, size.channels);
+    // SAFETY: each number is written below.
+    let mut out = unsafe { unwritten(planes.len()) };
+    let images =
+        out.chunks_exact_mut(pixels * channels).zip(planes.chunks_exact(pixels * channels));
+    for (out, planes) in images {
+        for (pixel, out) in out.chunks_exact_mut(channels).enumerate() {
+            for (channel, out) in out.iter_mut().enumerate() {
+                *out = T::from_f32(planes[channel * pixels + pixel]);
+            }
+        }
+    }
+    out
+}
+
+/// Images in pixels, `(B, H, W, C)`, to planes, `(B, C, H, W)`.
+///
+/// # Panics
+/// If there are not as many numbers as the size says.
+#[must_use]
+pub fn to_planes<T: Number>(x: &[T], size: Size) -> Vec<f32> {
+    assert_eq!(x.len(), size.len(), "an image of another size");
+    let (pixels, channels) = (size.height * size.width, size.channels);
+    let mut planes = vec![0.0; x.len()];
+    let shared = Shared::new(&mut planes);
+    x.par_chunks_exact(channels).enumerate().for_each(|(pixel, x)| {
+        let (image, pixel) = (pixel / pixels, pixel % pixels);
+        for (channel, x) in x.iter().enumerate() {
+            // SAFETY: this pixel's place in each plane, which no other task writes.
+            unsafe {
+                *shared.get().add((image * channels + channel) * pixels + pixel) = x.to_f32();
+            }
         }
     });
-    out
+    planes
 }
 
 #[cfg(test)]
@@ -109,30 +197,32 @@ mod tests {
 
     #[test]
     fn geglu_gates_the_first_half_by_the_second() {
-        assert_eq!(geglu(&[3.0, 5.0, 0.0, 20.0], 2), [0.0, 100.0]);
+        assert_eq!(geglu(&[3.0f32, 5.0, 0.0, 20.0], 2), [0.0, 100.0]);
     }
 
     #[test]
     fn concat_keeps_rows_together() {
-        let out = concat(&[1.0, 2.0, 3.0, 4.0], 2, &[5.0, 6.0], 1);
+        let out = concat(&[1.0f32, 2.0, 3.0, 4.0], 2, &[5.0, 6.0], 1);
         assert_eq!(out, [1.0, 2.0, 5.0, 3.0, 4.0, 6.0]);
     }
 
     #[test]
-    fn double_repeats_rows_and_columns_of_each_image() {
+    fn doubling_repeats_rows_and_columns_of_each_image() {
         let size = Size { batch: 2, height: 1, width: 2, channels: 1 };
-        let out = double(&[1.0, 2.0, 3.0, 4.0], size);
-        assert_eq!(
-            out,
-            [1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0, 3.0, 3.0, 4.0, 4.0]
-        );
+        let out = doubled(&[1.0f32, 2.0, 3.0, 4.0], size, 2, 3);
+        let one = |a: f32, b: f32| {
+            let row = [0.0, a, a, b, 0.0];
+            [[0.0; 5], row, row, [0.0; 5]].concat()
+        };
+        assert_eq!(out.values(), [one(1.0, 2.0), one(3.0, 4.0)].concat());
     }
 
     #[test]
-    fn rows_are_added_to_their_own_image() {
-        let size = Size { batch: 2, height: 1, width: 2, channels: 1 };
-        let mut x = [0.0; 4];
-        add_rows(&mut x, size, &[1.0, 2.0]);
-        assert_eq!(x, [1.0, 1.0, 2.0, 2.0]);
+    fn planes_and_pixels_turn_into_each_other() {
+        let size = Size { batch: 2, height: 1, width: 2, channels: 3 };
+        let planes: Vec<f32> = (0..12u8).map(f32::from).collect();
+        let pixels: Vec<f32> = from_planes(&planes, size);
+        assert_eq!(pixels[..6], [0.0, 2.0, 4.0, 1.0, 3.0, 5.0]);
+        assert_eq!(to_planes(&pixels, size), planes);
     }
 }

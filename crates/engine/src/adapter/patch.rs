@@ -25,7 +25,7 @@ use crate::{
     architecture::Modules,
     checkpoint::Tensors,
     model::layers::Layers,
-    ops::Weights,
+    ops::{Role, Weights},
 };
 
 /// Modules that are made between two looks at the watch.
@@ -191,7 +191,7 @@ fn patched(
             }
         }
     }
-    Ok(Weights::new(weight, &shape, bias, precision))
+    Ok(Weights::new(weight, &shape, bias, Role::of(module), precision))
 }
 
 fn add(to: &mut [f32], change: &[f32]) {

@@ -134,8 +134,8 @@ impl Layer {
         let h = ops::layer_norm(&self.norm1, &x);
         let (q, k) = (ops::linear(&self.q, &h), ops::linear(&self.k, &h));
         let h = ops::attention(&q, &k, &ops::linear(&self.v, &h), self.heads, true);
-        let x = ops::add_tokens(ops::linear(&self.out, &h), &x);
-        let h = ops::linear(&self.fc1, &ops::layer_norm(&self.norm2, &x));
-        ops::add_tokens(ops::linear(&self.fc2, &ops::activate(h, activation)), &x)
+        let x = ops::linear_plus(&self.out, &h, &x);
+        let h = ops::linear_then(&self.fc1, activation, &ops::layer_norm(&self.norm2, &x));
+        ops::linear_plus(&self.fc2, &h, &x)
     }
 }

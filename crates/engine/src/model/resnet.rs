@@ -60,14 +60,14 @@ impl Resnet {
     /// * `time`: SiLU of the time embedding, `(B, 1, width)`
     /// * returns `(B, H, W, channels)`
     pub(crate) fn forward(&self, x: Map, time: Option<&Tokens>) -> Map {
-        let mut h = ops::conv(&self.conv1, &ops::group_norm_silu(&self.norm1, self.groups, &x));
-        if let (Some(layer), Some(time)) = (&self.time, time) {
-            h = ops::add_to_pixels(h, &ops::linear(layer, time));
-        }
-        let h = ops::conv(&self.conv2, &ops::group_norm_silu(&self.norm2, self.groups, &h));
-        match &self.shortcut {
-            Some(shortcut) => ops::add(h, &ops::linear_map(shortcut, &x)),
-            None => ops::add(h, &x),
-        }
+        let h = ops::group_norm_silu(&self.norm1, self.groups, &x);
+        let time = self.time.as_ref().zip(time).map(|(layer, time)| ops::linear(layer, time));
+        let h = ops::conv_plus(&self.conv1, &h, time.as_ref(), None);
+        let h = ops::group_norm_silu(&self.norm2, self.groups, &h);
+        let x = match &self.shortcut {
+            Some(shortcut) => ops::linear_map(shortcut, &x),
+            None => x,
+        };
+        ops::conv_plus(&self.conv2, &h, None, Some(&x))
     }
 }

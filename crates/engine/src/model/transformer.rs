@@ -3,7 +3,7 @@
 use crate::{
     Result,
     model::layers::Scope,
-    ops::{self, Linear, Map, Norm, Tokens},
+    ops::{self, Activation, Linear, Map, Norm, Tokens},
 };
 
 /// The epsilon of the normalization before the blocks, which differs from that of the resnets.
@@ -57,7 +57,7 @@ impl Transformer {
         for block in &self.blocks {
             h = block.forward(h, context);
         }
-        ops::add(ops::linear(&self.proj_out, &h).into_map(size.height, size.width), &x)
+        ops::linear_plus(&self.proj_out, &h, &x.into_tokens()).into_map(size.height, size.width)
     }
 }
 
@@ -92,11 +92,12 @@ impl Block {
 
     fn forward(&self, x: Tokens, context: &Tokens) -> Tokens {
         let h = ops::layer_norm(&self.norm1, &x);
-        let x = ops::add_tokens(self.attn1.forward(&h, &h), &x);
+        let x = self.attn1.forward(&h, &h, &x);
         let h = ops::layer_norm(&self.norm2, &x);
-        let x = ops::add_tokens(self.attn2.forward(&h, context), &x);
-        let h = ops::linear(&self.ff_in, &ops::layer_norm(&self.norm3, &x));
-        ops::add_tokens(ops::linear(&self.ff_out, &ops::geglu(&h)), &x)
+        let x = self.attn2.forward(&h, context, &x);
+        let h = ops::layer_norm(&self.norm3, &x);
+        let h = ops::linear_then(&self.ff_in, Activation::Geglu, &h);
+        ops::linear_plus(&self.ff_out, &h, &x)
     }
 }
 
@@ -121,9 +122,11 @@ impl Attention {
         })
     }
 
-    fn forward(&self, x: &Tokens, context: &Tokens) -> Tokens {
+    /// Attention of `x` over `context`, plus `residual`.
+    fn forward(&self, x: &Tokens, context: &Tokens, residual: &Tokens) -> Tokens {
         let q = ops::linear(&self.to_q, x);
         let (k, v) = (ops::linear(&self.to_k, context), ops::linear(&self.to_v, context));
-        ops::linear(&self.to_out, &ops::attention(&q, &k, &v, self.heads, false))
+        let h = ops::attention(&q, &k, &v, self.heads, false);
+        ops::linear_plus(&self.to_out, &h, residual)
     }
 }

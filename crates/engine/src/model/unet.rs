@@ -3,8 +3,6 @@
 //! Ronneberger et al. (2015) with the transformers of Rombach et al. (2022). Levels, blocks per level
 //! and where attention sits are read from the names of the weights.
 
-use kernels::conv::Size;
-
 use crate::{
     Precision, Result,
     model::{layers::Scope, resnet::Resnet, transformer::Transformer},
@@ -161,7 +159,7 @@ impl UNet {
         let batch = x.size().batch;
         let time = self.time(timestep, batch, precision);
 
-        let mut x = ops::conv(&self.conv_in, &x);
+        let mut x = ops::conv(&self.conv_in, &ops::padded(&x));
         let mut skips = vec![x.clone()];
         for level in &self.down {
             for (i, resnet) in level.resnets.iter().enumerate() {
@@ -172,7 +170,7 @@ impl UNet {
                 skips.push(x.clone());
             }
             if let Some(conv) = &level.resample {
-                x = ops::conv(conv, &x);
+                x = ops::conv(conv, &ops::padded(&x));
                 skips.push(x.clone());
             }
         }
@@ -194,7 +192,7 @@ impl UNet {
             if let Some(conv) = &level.resample {
                 // The way down rounds an odd side up, so the way up meets the skip's size.
                 let size = skips.last().map_or(x.size(), Map::size);
-                x = ops::conv(conv, &crop(ops::double(&x), size));
+                x = ops::conv_doubled(conv, &x, size.height, size.width);
             }
         }
         ops::conv(&self.conv_out, &ops::group_norm_silu(&self.norm_out, self.groups, &x))
@@ -204,8 +202,8 @@ impl UNet {
     fn time(&self, timestep: f64, batch: usize, precision: Precision) -> Tokens {
         let waves = sinusoid(timestep, self.time1.0.inputs());
         let waves = Tokens::new(waves.repeat(batch), batch, self.time1.0.inputs(), precision);
-        let h = ops::activate(ops::linear(&self.time1, &waves), Activation::Silu);
-        ops::activate(ops::linear(&self.time2, &h), Activation::Silu)
+        let h = ops::linear_then(&self.time1, Activation::Silu, &waves);
+        ops::linear_then(&self.time2, Activation::Silu, &h)
     }
 }
 
@@ -218,12 +216,4 @@ pub(crate) fn sinusoid(timestep: f64, width: usize) -> Vec<f32> {
         timestep as f32 * libm::expf(exponent)
     });
     angles.clone().map(libm::cosf).chain(angles.map(libm::sinf)).collect()
-}
-
-/// Cuts rows and columns off at the end.
-fn crop(x: Map, to: Size) -> Map {
-    if (x.size().height, x.size().width) == (to.height, to.width) {
-        return x;
-    }
-    ops::crop(&x, to.height, to.width)
 }

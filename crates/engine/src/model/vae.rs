@@ -79,13 +79,14 @@ impl Decoder {
             Some(layer) => ops::linear_map(layer, &latents),
             None => latents,
         };
-        let mut x = self.mid.forward(ops::conv(&self.conv_in, &x));
+        let mut x = self.mid.forward(ops::conv(&self.conv_in, &ops::padded(&x)));
         for level in &self.up {
             for resnet in &level.resnets {
                 x = resnet.forward(x, None);
             }
             if let Some(conv) = &level.resample {
-                x = ops::conv(conv, &ops::double(&x));
+                let size = x.size();
+                x = ops::conv_doubled(conv, &x, 2 * size.height, 2 * size.width);
             }
         }
         ops::conv(&self.conv_out, &ops::group_norm_silu(&self.norm_out, self.groups, &x))
@@ -119,13 +120,13 @@ impl Encoder {
     /// * `picture`: `(B, H, W, 3)`, -1 to 1
     /// * returns mean and logarithm of the variance, `(B, H / 8, W / 8, 4 + 4)`
     pub(crate) fn forward(&self, picture: Map) -> Map {
-        let mut x = ops::conv(&self.conv_in, &picture);
+        let mut x = ops::conv(&self.conv_in, &ops::padded(&picture));
         for level in &self.down {
             for resnet in &level.resnets {
                 x = resnet.forward(x, None);
             }
             if let Some(conv) = &level.resample {
-                x = ops::conv(conv, &x);
+                x = ops::conv(conv, &ops::padded(&x));
             }
         }
         x = self.mid.forward(x);
@@ -232,6 +233,6 @@ impl Attention {
         let h = ops::group_norm(&self.norm, self.groups, &x).into_tokens();
         let (q, k) = (ops::linear(&self.to_q, &h), ops::linear(&self.to_k, &h));
         let h = ops::attention(&q, &k, &ops::linear(&self.to_v, &h), 1, false);
-        ops::add(ops::linear(&self.to_out, &h).into_map(size.height, size.width), &x)
+        ops::linear_plus(&self.to_out, &h, &x.into_tokens()).into_map(size.height, size.width)
     }
 }

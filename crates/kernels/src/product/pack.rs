@@ -1,0 +1,231 @@
+//! Weights in the order in which the micro-kernels read them.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::{
+    memory::{Aligned, Shared},
+    number::Number,
+};
+
+/// Outputs per panel: a row of an AMX tile, a register of AVX-512.
+pub(crate) const PANEL: usize = 16;
+
+/// At what size a convolution works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sampling {
+    /// At the size of its input.
+    Same,
+    /// At twice the size, every pixel of the input repeated (nearest neighbor): a 3 × 3 kernel then
+    /// meets only 2 × 2 different pixels, so it is packed as four kernels of 2 × 2, one for each place
+    /// of an output pixel within its input pixel. 16 products instead of 36.
+    Double,
+}
+
+impl Sampling {
+    /// How many sets of weights there are.
+    fn phases(self) -> usize {
+        match self {
+            Sampling::Same => 1,
+            Sampling::Double => 4,
+        }
+    }
+}
+
+/// The weights of a linear layer or convolution, packed, and its bias.
+///
+/// For each phase ([`Sampling`]) and each panel of 16 outputs: chunk by chunk, tap by tap, the inputs
+/// in [groups](Number::GROUP), `[input / GROUP][output 16][input % GROUP]`, so that a micro-kernel
+/// reads straight on. Missing inputs and outputs are zeros.
+#[derive(Debug)]
+pub struct Packed<T> {
+    values: Aligned<T>,
+    bias: Option<Aligned<f32>>,
+    outputs: usize,
+    inputs: usize,
+    /// Taps of one phase.
+    taps: usize,
+    sampling: Sampling,
+    chunks: Vec<Range<usize>>,
+}
+
+impl<T: Number> Packed<T> {
+    /// * `w`: `(outputs, inputs, taps)`, as files store it
+    /// * `bias`: `(outputs)`
+    ///
+    /// # Panics
+    /// If the lengths do not agree, or for [`Sampling::Double`] with a kernel other than 3 × 3.
+    #[must_use]
+    pub fn new(
+        w: &[f32],
+        outputs: usize,
+        inputs: usize,
+        taps: usize,
+        bias: Option<&[f32]>,
+        sampling: Sampling,
+    ) -> Packed<T> {
+        assert_eq!(w.len(), outputs * inputs * taps, "a weight for every input of every output");
+        assert!(bias.is_none_or(|bias| bias.len() == outputs), "one bias per output");
+        let phase_taps = match sampling {
+            Sampling::Same => taps,
+            Sampling::Double => {
+                assert_eq!(taps, 9, "a 3 × 3 kernel");
+                4
+            }
+        };
+        let padded = inputs.next_multiple_of(T::STEP);
+        let panels = outputs.div_ceil(PANEL);
+        let panel_len = padded * phase_taps * PANEL;
+        let chunks = chunks::<T>(padded, phase_taps);
+        let mut values = Aligned::<T>::zeros(sampling.phases() * panels * panel_len);
+        let shared = Shared::new(&mut values);
+        (0..sampling.phases() * panels).into_par_iter().for_each(|index| {
+            let (phase, panel) = (index / panels, index % panels);
+            // SAFETY: each task has a panel of its own.
+            let to = unsafe {
+                std::slice::from_raw_parts_mut(shared.get().add(index * panel_len), panel_len)
+            };
+            for column in 0..PANEL.min(outputs - panel * PANEL) {
+                let output = panel * PANEL + column;
+                let from = &w[output * inputs * taps..(output + 1) * inputs * taps];
+                for chunk in &chunks {
+                    let to = &mut to[chunk.start * phase_taps * PANEL..];
+                    for input in chunk.start..chunk.end.min(inputs) {
+                        let from = &from[input * taps..(input + 1) * taps];
+                        for tap in 0..phase_taps {
+                            let at = tap * chunk.len() + input - chunk.start;
+                            to[place::<T>(at, column)] = T::from_f32(match sampling {
+                                Sampling::Same => from[tap],
+                                Sampling::Double => doubled(from, phase, tap),
+                            });
+                        }
+                    }
+                }
+            }
+        });
+        let bias = bias.map(|bias| {
+            let mut padded = Aligned::zeros(panels * PANEL);
+            padded[..outputs].copy_from_slice(bias);
+            padded
+        });
+        Packed { values, bias, outputs, inputs, taps: phase_taps, sampling, chunks }
+    }
+
+    /// The 3 × 3 kernel that was packed for [`Sampling::Double`]: what is left of the sums when their
+    /// other terms are taken away.
+    ///
+    /// # Panics
+    /// If it was not packed so.
+    #[must_use]
+    pub fn undoubled(&self) -> Packed<T> {
+        assert_eq!(self.sampling, Sampling::Double, "packed for twice the size");
+        let mut w = vec![0.0; self.outputs * self.inputs * 9];
+        w.par_chunks_mut(9).enumerate().for_each(|(index, kernel)| {
+            let (output, input) = (index / self.inputs, index % self.inputs);
+            let sum = |py: usize, px: usize, ty: usize, tx: usize| {
+                self.weight(2 * py + px, output, input, 2 * ty + tx)
+            };
+            // The corners are whole; an edge's middle is a sum of two less its corner.
+            let corners = [sum(0, 0, 0, 0), sum(0, 1, 0, 1), sum(1, 0, 1, 0), sum(1, 1, 1, 1)];
+            let (top, left) = (sum(0, 1, 0, 0) - corners[0], sum(1, 0, 0, 0) - corners[0]);
+            let (right, bottom) = (sum(1, 1, 0, 1) - corners[1], sum(1, 1, 1, 0) - corners[2]);
+            let middle = sum(1, 1, 0, 0) - corners[0] - top - left;
+            let [a, b, c, d] = corners;
+            kernel.copy_from_slice(&[a, top, b, left, middle, right, c, bottom, d]);
+        });
+        let bias = self.bias.as_deref().map(|bias| &bias[..self.outputs]);
+        Packed::new(&w, self.outputs, self.inputs, 9, bias, Sampling::Same)
+    }
+
+    fn weight(&self, phase: usize, output: usize, input: usize, tap: usize) -> f32 {
+        let chunk = self.chunks.iter().find(|chunk| chunk.contains(&input)).expect("an input");
+        let panel = phase * self.outputs.div_ceil(PANEL) + output / PANEL;
+        let start = panel * self.inputs.next_multiple_of(T::STEP) + chunk.start;
+        let place = place::<T>(tap * chunk.len() + input - chunk.start, output % PANEL);
+        self.values[start * self.taps * PANEL + place].to_f32()
+    }
+
+    /// Outputs of the layer.
+    #[must_use]
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Inputs of the layer.
+    #[must_use]
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// At what size it works.
+    #[must_use]
+    pub fn sampling(&self) -> Sampling {
+        self.sampling
+    }
+
+    /// All numbers in their packed order, the bias last: equal layers have equal ones.
+    pub fn values(&self) -> impl Iterator<Item = f32> {
+        let bias = self.bias.iter().flat_map(|bias| bias.iter().copied());
+        self.values.iter().map(|value| value.to_f32()).chain(bias)
+    }
+
+    pub(super) fn taps(&self) -> usize {
+        self.taps
+    }
+
+    /// Bias, filled up to whole panels.
+    pub(super) fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+
+    /// Ranges of inputs, up to [`Number::STEP`]'s multiple.
+    pub(super) fn chunks(&self) -> &[Range<usize>] {
+        &self.chunks
+    }
+
+    /// Where the weights of a panel begin, for the chunk that begins at input `begin`.
+    pub(super) fn panel(&self, phase: usize, panel: usize, begin: usize) -> *const T {
+        let padded = self.inputs.next_multiple_of(T::STEP);
+        let panels = self.outputs.div_ceil(PANEL);
+        assert!(panel < panels && phase < self.sampling.phases() && begin < padded);
+        let at = (phase * panels + panel) * padded + begin;
+        // SAFETY: inside the allocation by the assertion.
+        unsafe { self.values.as_ptr().add(at * self.taps * PANEL) }
+    }
+}
+
+/// Where the weight of a panel's input `at` (counted over the taps of a chunk) and column lies.
+fn place<T: Number>(at: usize, column: usize) -> usize {
+    (at / T::GROUP * PANEL + column) * T::GROUP + at % T::GROUP
+}
+
+/// Ranges of inputs that are summed in one go: as many as keep a pair of panels and a block of rows in
+/// the first-level cache.
+fn chunks<T: Number>(padded: usize, taps: usize) -> Vec<Range<usize>> {
+    let most = match (T::STEP, taps) {
+        (1, taps) => (288 / taps).max(1),
+        (_, 1) => 640,
+        (_, taps) => (1440 / taps).next_multiple_of(T::STEP),
+    };
+    let count = padded.div_ceil(most).max(1);
+    let each = padded.div_ceil(count).next_multiple_of(T::STEP);
+    (0..padded).step_by(each.max(1)).map(|begin| begin..padded.min(begin + each)).collect()
+}
+
+/// Weight of tap `(ty, tx)` of the 2 × 2 kernel that makes the output pixels `(py, px)` within their
+/// input pixel: the sum of those of the 3 × 3 kernel that see the same input pixel.
+///
+/// Output row `2 y + py` sees rows `2 y + py - 1 ..= 2 y + py + 1` of the doubled image, which are
+/// input rows `y - 1, y, y` for `py = 0` and `y, y, y + 1` for `py = 1`.
+fn doubled(kernel: &[f32], phase: usize, tap: usize) -> f32 {
+    let rows = |place: usize, tap: usize| match (place, tap) {
+        (0, 0) => 0..1,
+        (0, _) => 1..3,
+        (_, 0) => 0..2,
+        _ => 2..3,
+    };
+    let (py, px, ty, tx) = (phase / 2, phase % 2, tap / 2, tap % 2);
+    let columns = rows(px, tx);
+    rows(py, ty).flat_map(|y| columns.clone().map(move |x| kernel[y * 3 + x])).sum()
+}
