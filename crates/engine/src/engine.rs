@@ -7,7 +7,7 @@ use std::{
 };
 
 use candle_core::{Device, Tensor};
-use kernels::conv::Size;
+use kernels::{conv::Size, memory};
 
 use crate::{
     Conditioning, DeviceId, Error, Image, Output, PatchReport, Phase, Precision, Progress, Request,
@@ -118,7 +118,9 @@ impl Engine {
     pub fn generate(&mut self, request: &Request, watch: &mut Watch<'_>) -> Result<Output> {
         request.check()?;
         let pool = self.pool.clone();
-        pool.install(|| self.run(request, watch))
+        let output = pool.install(|| self.run(request, watch));
+        memory::give_back();
+        output
     }
 
     fn run(&mut self, request: &Request, watch: &mut Watch<'_>) -> Result<Output> {
@@ -167,6 +169,8 @@ impl Engine {
         }
 
         announce(watch, Phase::Decode, 1)?;
+        // The decoder's results are of other sizes than the UNet's.
+        memory::give_back();
         let image = loaded.decode(networks, &latents, request.precision, &mut warnings)?;
         Ok(Output { image, patches, latents, conditioning, warnings })
     }

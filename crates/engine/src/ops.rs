@@ -21,7 +21,7 @@ use std::{
 
 use half::{bf16, f16};
 use kernels::{
-    Number, Operand,
+    Number, Operand, Values,
     attention::{Heads, attention as attention_kernel},
     conv::{self, Size, Window},
     norm, pointwise,
@@ -32,36 +32,36 @@ use crate::Precision;
 pub(crate) use kernels::product::Activation;
 
 /// Numbers as they are stored.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 enum Buffer {
-    F32(Vec<f32>),
-    Bf16(Vec<bf16>),
+    F32(Values<f32>),
+    Bf16(Values<bf16>),
     /// In 32 bits, each one a number of f16.
-    F16(Vec<f32>),
+    F16(Values<f32>),
 }
 
 /// Runs an expression for the numbers of a buffer, whatever they are stored as, and makes a buffer of
 /// the same precision of its result.
 macro_rules! map_buffer {
     ($buffer:expr, |$x:ident| $body:expr) => {
-        match $buffer {
+        Arc::new(match &*$buffer {
             Buffer::F32($x) => Buffer::F32($body),
             Buffer::Bf16($x) => Buffer::Bf16($body),
             Buffer::F16($x) => Buffer::in_f16($body),
-        }
+        })
     };
 }
 
 impl Buffer {
-    fn store(values: Vec<f32>, precision: Precision) -> Buffer {
+    fn store(values: &[f32], precision: Precision) -> Buffer {
         match precision {
-            Precision::F32 => Buffer::F32(values),
-            Precision::Bf16 => Buffer::Bf16(pointwise::narrow(&values)),
-            Precision::F16 => Buffer::in_f16(values),
+            Precision::F32 => Buffer::F32(values.into()),
+            Precision::Bf16 => Buffer::Bf16(pointwise::narrow(values)),
+            Precision::F16 => Buffer::in_f16(values.into()),
         }
     }
 
-    fn in_f16(mut values: Vec<f32>) -> Buffer {
+    fn in_f16(mut values: Values<f32>) -> Buffer {
         round_to_f16(&mut values);
         Buffer::F16(values)
     }
@@ -77,7 +77,7 @@ impl Buffer {
     fn widen(&self) -> Cow<'_, [f32]> {
         match self {
             Buffer::F32(values) | Buffer::F16(values) => Cow::Borrowed(values),
-            Buffer::Bf16(values) => Cow::Owned(pointwise::widen(values)),
+            Buffer::Bf16(values) => Cow::Owned(pointwise::widen(values).to_vec()),
         }
     }
 }
@@ -141,7 +141,7 @@ impl Stored for bf16 {
 #[derive(Debug, Clone)]
 pub(crate) struct Map {
     size: Size,
-    data: Buffer,
+    data: Arc<Buffer>,
 }
 
 /// A batch of feature maps with a border of zeros: what a convolution reads.
@@ -157,7 +157,7 @@ pub(crate) enum Padded {
 pub(crate) struct Tokens {
     batch: usize,
     channels: usize,
-    data: Buffer,
+    data: Arc<Buffer>,
 }
 
 impl Map {
@@ -168,18 +168,18 @@ impl Map {
             Precision::Bf16 => Buffer::Bf16(pointwise::from_planes(planes, size)),
             Precision::F16 => Buffer::in_f16(pointwise::from_planes(planes, size)),
         };
-        Map { size, data }
+        Map { size, data: Arc::new(data) }
     }
 
     /// From values in `(B, H, W, C)` order.
     pub(crate) fn new(values: Vec<f32>, size: Size, precision: Precision) -> Map {
         assert_eq!(values.len(), size.len(), "a value for every place");
-        Map { size, data: Buffer::store(values, precision) }
+        Map { size, data: Arc::new(Buffer::store(&values, precision)) }
     }
 
     /// The values in `(B, C, H, W)` order.
     pub(crate) fn planes(&self) -> Vec<f32> {
-        match &self.data {
+        match &*self.data {
             Buffer::F32(values) | Buffer::F16(values) => pointwise::to_planes(values, self.size),
             Buffer::Bf16(values) => pointwise::to_planes(values, self.size),
         }
@@ -204,7 +204,7 @@ impl Tokens {
         precision: Precision,
     ) -> Tokens {
         assert_eq!(values.len() % (batch * channels), 0, "whole rows");
-        Tokens { batch, channels, data: Buffer::store(values, precision) }
+        Tokens { batch, channels, data: Arc::new(Buffer::store(&values, precision)) }
     }
 
     /// The same numbers as a feature map.
@@ -288,7 +288,7 @@ impl Weights {
         let form = if shape.len() == 1 {
             Form::Norm(weight, bias.unwrap_or_else(|| vec![0.0; outputs]))
         } else if role == Role::Table {
-            Form::Table(Buffer::store(weight, precision))
+            Form::Table(Buffer::store(&weight, precision))
         } else {
             let sampling = match role {
                 Role::Doubling if kernel == 3 => Sampling::Double,
@@ -387,7 +387,7 @@ fn product<T: Stored>(
     x: &[T],
     activation: Option<Activation>,
     residual: Option<&Buffer>,
-) -> Vec<T> {
+) -> Values<T> {
     let extras = Extras { activation, residual: residual.map(T::of), ..Extras::none() };
     product::linear(x, T::packed(&layer.0.form), &extras)
 }
@@ -398,10 +398,10 @@ fn linear_with(
     activation: Option<Activation>,
     residual: Option<&Tokens>,
 ) -> Tokens {
-    let residual = residual.map(|residual| &residual.data);
+    let residual = residual.map(|residual| &*residual.data);
     let gated = activation == Some(Activation::Geglu);
     let channels = if gated { layer.0.outputs() / 2 } else { layer.0.outputs() };
-    let data = map_buffer!(&x.data, |x| product(&layer.0, x, activation, residual));
+    let data = map_buffer!(x.data, |x| product(&layer.0, x, activation, residual));
     Tokens { batch: x.batch, channels, data }
 }
 
@@ -415,7 +415,7 @@ pub(crate) fn linear_then(layer: &Linear, activation: Activation, x: &Tokens) ->
     if activation == Activation::Geglu && !layer.0.outputs().is_multiple_of(32) {
         // The kernels gate whole panels only; networks so narrow are no burden.
         let (h, n) = (linear(layer, x), layer.0.outputs() / 2);
-        let data = map_buffer!(&h.data, |h| pointwise::geglu(h, n));
+        let data = map_buffer!(h.data, |h| pointwise::geglu(h, n));
         return Tokens { channels: n, data, ..h };
     }
     linear_with(layer, x, Some(activation), None)
@@ -429,7 +429,7 @@ pub(crate) fn linear_plus(layer: &Linear, x: &Tokens, residual: &Tokens) -> Toke
 /// A linear layer on each pixel.
 pub(crate) fn linear_map(layer: &Linear, x: &Map) -> Map {
     let size = Size { channels: layer.0.outputs(), ..x.size };
-    Map { size, data: map_buffer!(&x.data, |x| product(&layer.0, x, None, None)) }
+    Map { size, data: map_buffer!(x.data, |x| product(&layer.0, x, None, None)) }
 }
 
 /// A convolution.
@@ -449,7 +449,7 @@ pub(crate) fn conv_plus(
         x: &conv::Padded<T>,
         token: Option<&Tokens>,
         residual: Option<&Map>,
-    ) -> (Vec<T>, Size) {
+    ) -> (Values<T>, Size) {
         let extras = Extras {
             image_rows: token.map(|token| T::of(&token.data)),
             residual: residual.map(|map| T::of(&map.data)),
@@ -460,15 +460,15 @@ pub(crate) fn conv_plus(
     match x {
         Padded::F32(x) => {
             let (out, size) = run(layer, x, token, residual);
-            Map { size, data: Buffer::F32(out) }
+            Map { size, data: Arc::new(Buffer::F32(out)) }
         }
         Padded::Bf16(x) => {
             let (out, size) = run(layer, x, token, residual);
-            Map { size, data: Buffer::Bf16(out) }
+            Map { size, data: Arc::new(Buffer::Bf16(out)) }
         }
         Padded::F16(x) => {
             let (out, size) = run(layer, x, token, residual);
-            Map { size, data: Buffer::in_f16(out) }
+            Map { size, data: Arc::new(Buffer::in_f16(out)) }
         }
     }
 }
@@ -476,7 +476,7 @@ pub(crate) fn conv_plus(
 /// A convolution of a map whose pixels are repeated to twice its height and width, or up to one row
 /// and column less.
 pub(crate) fn conv_doubled(layer: &Conv, x: &Map, height: usize, width: usize) -> Map {
-    fn run<T: Stored>(layer: &Conv, x: &[T], from: Size, to: Size) -> Vec<T> {
+    fn run<T: Stored>(layer: &Conv, x: &[T], from: Size, to: Size) -> Values<T> {
         let packed = T::packed(&layer.weights.0.form);
         if (to.height, to.width) == (2 * from.height, 2 * from.width) {
             let x = conv::Padded::new(x, from);
@@ -488,13 +488,13 @@ pub(crate) fn conv_doubled(layer: &Conv, x: &Map, height: usize, width: usize) -
         product::conv(&x, T::packed(whole), layer.window, &Extras::none()).0
     }
     let to = Size { height, width, ..x.size };
-    let data = map_buffer!(&x.data, |values| run(layer, values, x.size, to));
+    let data = map_buffer!(x.data, |values| run(layer, values, x.size, to));
     Map { size: Size { channels: layer.weights.outputs(), ..to }, data }
 }
 
 /// A map with a border.
 pub(crate) fn padded(x: &Map) -> Padded {
-    match &x.data {
+    match &*x.data {
         Buffer::F32(values) => Padded::F32(conv::Padded::new(values, x.size)),
         Buffer::Bf16(values) => Padded::Bf16(conv::Padded::new(values, x.size)),
         Buffer::F16(values) => Padded::F16(conv::Padded::new(values, x.size)),
@@ -504,7 +504,7 @@ pub(crate) fn padded(x: &Map) -> Padded {
 /// Group normalization over `groups` groups of channels.
 pub(crate) fn group_norm(norm: &Norm, groups: usize, x: &Map) -> Map {
     let (gamma, beta) = norm.factors();
-    let data = map_buffer!(&x.data, |v| norm::group_norm(v, x.size, gamma, beta, groups, norm.eps));
+    let data = map_buffer!(x.data, |v| norm::group_norm(v, x.size, gamma, beta, groups, norm.eps));
     Map { size: x.size, data }
 }
 
@@ -514,7 +514,7 @@ pub(crate) fn group_norm_silu(norm: &Norm, groups: usize, x: &Map) -> Padded {
         let (gamma, beta) = norm.factors();
         norm::group_norm_padded(x, size, gamma, beta, groups, norm.eps, true)
     }
-    match &x.data {
+    match &*x.data {
         Buffer::F32(values) => Padded::F32(run(norm, groups, values, x.size)),
         Buffer::Bf16(values) => Padded::Bf16(run(norm, groups, values, x.size)),
         Buffer::F16(values) => Padded::F16(run(norm, groups, values, x.size)),
@@ -524,25 +524,25 @@ pub(crate) fn group_norm_silu(norm: &Norm, groups: usize, x: &Map) -> Padded {
 /// Layer normalization of each token.
 pub(crate) fn layer_norm(norm: &Norm, x: &Tokens) -> Tokens {
     let (gamma, beta) = norm.factors();
-    let data = map_buffer!(&x.data, |v| norm::layer_norm(v, gamma, beta, norm.eps));
+    let data = map_buffer!(x.data, |v| norm::layer_norm(v, gamma, beta, norm.eps));
     Tokens { data, ..*x }
 }
 
 /// Attention of `q` `(B, T, C)` over `k` and `v` `(B, S, C)` with the heads side by side in `C`.
 pub(crate) fn attention(q: &Tokens, k: &Tokens, v: &Tokens, heads: usize, causal: bool) -> Tokens {
-    fn run<T: Stored>(q: &[T], k: &Tokens, v: &Tokens, heads: Heads, causal: bool) -> Vec<T> {
+    fn run<T: Stored>(q: &[T], k: &Tokens, v: &Tokens, heads: Heads, causal: bool) -> Values<T> {
         attention_kernel(q, T::of(&k.data), T::of(&v.data), heads, causal)
     }
     let sizes = Heads { batch: q.batch, heads, width: q.channels };
-    Tokens { data: map_buffer!(&q.data, |x| run(x, k, v, sizes, causal)), ..*q }
+    Tokens { data: map_buffer!(q.data, |x| run(x, k, v, sizes, causal)), ..*q }
 }
 
 /// The channels of `b` behind those of `a`.
 pub(crate) fn concat(a: &Map, b: &Map) -> Map {
-    fn run<T: Stored>(a: &[T], a_channels: usize, b: &Map) -> Vec<T> {
+    fn run<T: Stored>(a: &[T], a_channels: usize, b: &Map) -> Values<T> {
         pointwise::concat(a, a_channels, T::of(&b.data), b.size.channels)
     }
     let channels = a.size.channels + b.size.channels;
-    let data = map_buffer!(&a.data, |x| run(x, a.size.channels, b));
+    let data = map_buffer!(a.data, |x| run(x, a.size.channels, b));
     Map { size: Size { channels, ..a.size }, data }
 }

@@ -38,13 +38,14 @@ fn processor_seconds() -> f64 {
         / 1e9
 }
 
+fn wanted(name: &str) -> bool {
+    std::env::args().nth(1).is_none_or(|filter| name.contains(&filter))
+}
+
 fn time<R>(name: &str, gflop: f64, mut f: impl FnMut() -> R) {
-    if std::env::args().nth(1).is_some_and(|filter| !name.contains(&filter)) {
-        return;
-    }
     let (mut wall, mut cpu) = (f64::MAX, f64::MAX);
     let started = Instant::now();
-    while started.elapsed().as_secs_f64() < 0.7 {
+    while started.elapsed().as_secs_f64() < 1.0 {
         let (begin, before) = (Instant::now(), processor_seconds());
         black_box(f());
         wall = wall.min(begin.elapsed().as_secs_f64());
@@ -81,6 +82,10 @@ fn run<T: Operand>(kind: &str) {
         (1, 512, 128, 128),
         (1, 512, 128, 3),
     ] {
+        let name = format!("{kind} conv {batch}x{side}x{side} {inputs}>{outputs}");
+        if !wanted(&name) {
+            continue;
+        }
         let size = Size { batch, height: side, width: side, channels: inputs };
         let x = Padded::new(&numbers::<T>(size.len()), size);
         let w = Packed::<T>::new(
@@ -92,9 +97,7 @@ fn run<T: Operand>(kind: &str) {
             Sampling::Same,
         );
         let gflop = (size.pixels() * 9 * inputs * outputs * 2) as f64 / 1e9;
-        time(&format!("{kind} conv {batch}x{side}x{side} {inputs}>{outputs}"), gflop, || {
-            conv(&x, &w, same, &Extras::none())
-        });
+        time(&name, gflop, || conv(&x, &w, same, &Extras::none()));
     }
     for (rows, inputs, outputs, gated) in [
         (8192, 320, 320, false),
@@ -110,13 +113,16 @@ fn run<T: Operand>(kind: &str) {
         (128, 1280, 1280, false),
         (154, 768, 320, false),
     ] {
+        let name =
+            format!("{kind} linear {rows} {inputs}>{outputs}{}", if gated { " gated" } else { "" });
+        if !wanted(&name) {
+            continue;
+        }
         let x = numbers::<T>(rows * inputs);
         let w =
             Packed::<T>::new(&numbers(inputs * outputs), outputs, inputs, 1, None, Sampling::Same);
         let gflop = (rows * inputs * outputs * 2) as f64 / 1e9;
         let extras = Extras { activation: gated.then_some(Activation::Geglu), ..Extras::none() };
-        let name =
-            format!("{kind} linear {rows} {inputs}>{outputs}{}", if gated { " gated" } else { "" });
         time(&name, gflop, || linear(&x, &w, &extras));
     }
     for (batch, queries, keys, heads, depth) in [
@@ -127,15 +133,20 @@ fn run<T: Operand>(kind: &str) {
         (2, 256, 256, 8, 160),
         (1, 4096, 4096, 1, 512),
     ] {
+        let name = format!("{kind} attention {batch}x{queries}x{keys} {heads}x{depth}");
+        if !wanted(&name) {
+            continue;
+        }
         let sizes = Heads { batch, heads, width: heads * depth };
         let q = numbers::<T>(batch * queries * sizes.width);
         let k = numbers::<T>(batch * keys * sizes.width);
         let gflop = (batch * queries * keys * sizes.width * 4) as f64 / 1e9;
-        time(&format!("{kind} attention {batch}x{queries}x{keys} {heads}x{depth}"), gflop, || {
-            attention(&q, &k, &k, sizes, false)
-        });
+        time(&name, gflop, || attention(&q, &k, &k, sizes, false));
     }
     for (batch, side, channels) in [(2, 64, 320), (2, 32, 640), (2, 16, 1280), (1, 512, 128)] {
+        if !wanted(&format!("{kind} group norm")) {
+            continue;
+        }
         let size = Size { batch, height: side, width: side, channels };
         let x = numbers::<T>(size.len());
         let (gamma, beta) = (vec![1.0; channels], vec![0.0; channels]);

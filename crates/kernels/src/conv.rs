@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use crate::{
-    memory::{Aligned, Shared},
+    memory::{Shared, Values},
     number::Number,
 };
 
@@ -68,7 +68,7 @@ pub const BORDER: usize = 1;
 /// Images with a border of zeros, so that a convolution never asks whether a pixel exists.
 #[derive(Debug)]
 pub struct Padded<T> {
-    values: Aligned<T>,
+    values: Values<T>,
     size: Size,
 }
 
@@ -90,7 +90,7 @@ impl<T: Number> Padded<T> {
         let row = size.width * size.channels + 2 * border;
         let rows = size.height + 2 * BORDER;
         // SAFETY: every row is written below, its border included.
-        let mut values: Aligned<T> = unsafe { Aligned::unwritten(size.batch * rows * row) };
+        let mut values: Values<T> = unsafe { Values::unwritten(size.batch * rows * row) };
         let shared = Shared::new(&mut values);
         (0..size.batch * rows).into_par_iter().for_each(|index| {
             // SAFETY: each task has a row of its own.

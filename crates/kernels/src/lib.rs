@@ -6,18 +6,19 @@
 //!
 //! What is worth it exists once per instruction set, behind one function: see [`Isa`] for the rungs and
 //! how one is chosen, [`product`] for the skeleton that all matrix products and convolutions share.
-//! Everything else is plain Rust that is compiled once for each width of vectors.
+//! Everything else is written once, in sixteen numbers at a time.
 //!
 //! **Invariant:** no result depends on the number of threads. Work is cut into tasks by the shapes
 //! alone, each number is computed by one task in a fixed order, and the tasks run on rayon's current
-//! pool. Nor does it depend on the system's mathematical library: [`math`] has its own functions.
+//! pool. Nor does it depend on the system's mathematical library.
 
 pub mod attention;
 pub mod conv;
 mod isa;
-pub mod math;
+mod lanes;
+mod math;
 pub mod matmul;
-mod memory;
+pub mod memory;
 pub mod norm;
 mod number;
 pub mod pointwise;
@@ -26,8 +27,8 @@ pub mod product;
 mod testing;
 #[cfg(target_arch = "x86_64")]
 mod tile;
-mod vectorized;
 
 pub use isa::{Choice, Isa};
+pub use memory::Values;
 pub use number::Number;
 pub use product::Operand;

@@ -4,10 +4,10 @@ use rayon::prelude::*;
 
 use crate::{
     conv::{Padded, Size},
+    lanes::{LANES, Lanes, load, on_lanes, store},
     math::silu,
-    memory::{Shared, unwritten},
+    memory::{Shared, Values},
     number::Number,
-    vectorized::vectorized,
 };
 
 /// Pixels per task.
@@ -18,7 +18,8 @@ const ROW_BLOCK: usize = 32;
 
 /// For each image and channel: `x · factor + offset`.
 struct Factors {
-    values: Vec<[f32; 2]>,
+    factors: Vec<f32>,
+    offsets: Vec<f32>,
     channels: usize,
 }
 
@@ -40,10 +41,10 @@ pub fn group_norm<T: Number>(
     beta: &[f32],
     groups: usize,
     eps: f32,
-) -> Vec<T> {
+) -> Values<T> {
     let factors = factors(x, size, gamma, beta, groups, eps);
     // SAFETY: each row is written by its task.
-    let mut out = unsafe { unwritten(x.len()) };
+    let mut out = unsafe { Values::unwritten(x.len()) };
     let row = size.width * size.channels;
     if row > 0 {
         out.par_chunks_mut(row).zip(x.par_chunks(row)).enumerate().for_each(|(index, (to, x))| {
@@ -77,32 +78,51 @@ pub fn group_norm_padded<T: Number>(
 impl Factors {
     /// Normalizes pixels of one image.
     fn apply<T: Number>(&self, x: &[T], image: usize, activate: bool, to: &mut [T]) {
-        let factors = &self.values[image * self.channels..(image + 1) * self.channels];
+        let range = image * self.channels..(image + 1) * self.channels;
+        let (factors, offsets) = (&self.factors[range.clone()], &self.offsets[range]);
         if activate {
-            scale_and_activate(x, factors, to);
+            scale_and_activate(x, factors, offsets, to);
         } else {
-            scale(x, factors, to);
+            scale(x, factors, offsets, to);
         }
     }
 }
 
-vectorized! {
-    fn scale<T: Number>(x: &[T], factors: &[[f32; 2]], to: &mut [T]) {
-        let channels = factors.len();
-        for (to, x) in to.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-            for ((to, x), [factor, offset]) in to.iter_mut().zip(x).zip(factors) {
-                *to = T::from_f32(x.to_f32() * factor + offset);
-            }
-        }
+on_lanes! {
+    fn scale<T: Number>(x: &[T], factors: &[f32], offsets: &[f32], to: &mut [T]) {
+        // SAFETY: the macro's function has the instructions.
+        unsafe { map_channels::<L, T>(x, factors, offsets, to, |x| x) }
     }
 }
 
-vectorized! {
-    fn scale_and_activate<T: Number>(x: &[T], factors: &[[f32; 2]], to: &mut [T]) {
-        let channels = factors.len();
-        for (to, x) in to.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-            for ((to, x), [factor, offset]) in to.iter_mut().zip(x).zip(factors) {
-                *to = T::from_f32(silu(x.to_f32() * factor + offset));
+on_lanes! {
+    fn scale_and_activate<T: Number>(x: &[T], factors: &[f32], offsets: &[f32], to: &mut [T]) {
+        // SAFETY: the macro's function has the instructions.
+        unsafe { map_channels::<L, T>(x, factors, offsets, to, |x| silu(x)) }
+    }
+}
+
+/// `f(x · factor + offset)`, pixel by pixel.
+#[inline(always)]
+unsafe fn map_channels<L: Lanes, T: Number>(
+    x: &[T],
+    factors: &[f32],
+    offsets: &[f32],
+    to: &mut [T],
+    f: impl Fn(L) -> L,
+) {
+    let channels = factors.len();
+    assert!(x.len() == to.len() && x.len().is_multiple_of(channels) && offsets.len() == channels);
+    for pixel in (0..x.len()).step_by(channels) {
+        // SAFETY: sixteen channels of this pixel, as long as there are so many.
+        unsafe {
+            let (x, to) = (x.as_ptr().add(pixel), to.as_mut_ptr().add(pixel));
+            for c in (0..channels).step_by(LANES) {
+                let count = LANES.min(channels - c);
+                let factor = load::<L, f32>(factors.as_ptr().add(c), count);
+                let offset = load::<L, f32>(offsets.as_ptr().add(c), count);
+                let value = f(load::<L, T>(x.add(c), count).mul_add(factor, offset));
+                store(value, to.add(c), count);
             }
         }
     }
@@ -124,15 +144,15 @@ fn factors<T: Number>(
 
     let image_len = size.height * size.width * channels;
     let blocks = (size.height * size.width).div_ceil(PIXEL_BLOCK);
-    // Σ(x - p) and Σ(x - p)² of each channel of each block, where p is the image's first pixel: near
-    // the mean, so that f32 loses nothing that matters.
-    let sums: Vec<Vec<[f32; 2]>> = (0..size.batch * blocks)
+    // Σ(x - p) and then Σ(x - p)² of each channel of each block, where p is the image's first pixel:
+    // near the mean, so that f32 loses nothing that matters.
+    let sums: Vec<Vec<f32>> = (0..size.batch * blocks)
         .into_par_iter()
         .map(|task| {
             let image = &x[task / blocks * image_len..][..image_len];
             let begin = task % blocks * PIXEL_BLOCK * channels;
             let end = (begin + PIXEL_BLOCK * channels).min(image_len);
-            let mut sums = vec![[0.0, 0.0]; channels];
+            let mut sums = vec![0.0; 2 * channels];
             add_up(&image[begin..end], &image[..channels], &mut sums);
             sums
         })
@@ -140,38 +160,59 @@ fn factors<T: Number>(
 
     let pixels = (size.height * size.width) as f64;
     let count = pixels * per_group as f64;
-    let values = (0..size.batch * channels)
-        .map(|index| {
-            let (image, channel) = (index / channels, index % channels);
-            let first = channel / per_group * per_group;
+    let mut result = Factors { factors: vec![], offsets: vec![], channels };
+    for image in 0..size.batch {
+        let blocks = &sums[image * blocks..(image + 1) * blocks];
+        for first in (0..channels).step_by(per_group) {
             let (mut sum, mut squares) = (0.0, 0.0);
             for c in first..first + per_group {
                 let pivot = f64::from(x[image * image_len + c].to_f32());
-                let (mut s, mut q) = (0.0, 0.0);
-                for block in &sums[image * blocks..(image + 1) * blocks] {
-                    s += f64::from(block[c][0]);
-                    q += f64::from(block[c][1]);
-                }
+                let s: f64 = blocks.iter().map(|sums| f64::from(sums[c])).sum();
+                let q: f64 = blocks.iter().map(|sums| f64::from(sums[channels + c])).sum();
                 sum += s + pixels * pivot;
                 squares += q + 2.0 * pivot * s + pixels * pivot * pivot;
             }
             let mean = sum / count;
             let variance = (squares / count - mean * mean).max(0.0);
-            let factor = f64::from(gamma[channel]) / (variance + f64::from(eps)).sqrt();
-            [factor as f32, (f64::from(beta[channel]) - mean * factor) as f32]
-        })
-        .collect();
-    Factors { values, channels }
+            let scale = 1.0 / (variance + f64::from(eps)).sqrt();
+            for c in first..first + per_group {
+                let factor = f64::from(gamma[c]) * scale;
+                result.factors.push(factor as f32);
+                result.offsets.push((f64::from(beta[c]) - mean * factor) as f32);
+            }
+        }
+    }
+    result
 }
 
-vectorized! {
-    /// Adds each channel's distances from the pivot, and their squares.
-    fn add_up<T: Number>(x: &[T], pivots: &[T], sums: &mut [[f32; 2]]) {
-        for pixel in x.chunks_exact(pivots.len()) {
-            for ((sum, x), pivot) in sums.iter_mut().zip(pixel).zip(pivots) {
-                let distance = x.to_f32() - pivot.to_f32();
-                sum[0] += distance;
-                sum[1] += distance * distance;
+on_lanes! {
+    /// Adds up each channel's distances from the pivot, and behind them their squares.
+    fn add_up<T: Number>(x: &[T], pivots: &[T], sums: &mut [f32]) {
+        let channels = pivots.len();
+        assert!(x.len().is_multiple_of(channels) && sums.len() == 2 * channels);
+        // Two registers of channels at a time, so that bf16 is read in whole cache lines.
+        for first in (0..channels).step_by(2 * LANES) {
+            let counts = [0, LANES].map(|at| channels.saturating_sub(first + at).min(LANES));
+            // SAFETY: the channels that there are of pixels that there are.
+            unsafe {
+                let mut totals = [[L::splat(0.0); 2]; 2];
+                let pivots = [0, 1].map(|i| {
+                    load::<L, T>(pivots.as_ptr().wrapping_add(first + i * LANES), counts[i])
+                });
+                for pixel in (0..x.len()).step_by(channels) {
+                    for i in 0..2 {
+                        let at = x.as_ptr().wrapping_add(pixel + first + i * LANES);
+                        let distance = load::<L, T>(at, counts[i]).sub(pivots[i]);
+                        totals[i][0] = totals[i][0].add(distance);
+                        totals[i][1] = distance.mul_add(distance, totals[i][1]);
+                    }
+                }
+                for i in 0..2 {
+                    for (kind, total) in totals[i].into_iter().enumerate() {
+                        let at = kind * channels + first + i * LANES;
+                        store(total, sums.as_mut_ptr().wrapping_add(at), counts[i]);
+                    }
+                }
             }
         }
     }
@@ -182,11 +223,11 @@ vectorized! {
 /// # Panics
 /// If the lengths do not agree.
 #[must_use]
-pub fn layer_norm<T: Number>(x: &[T], gamma: &[f32], beta: &[f32], eps: f32) -> Vec<T> {
+pub fn layer_norm<T: Number>(x: &[T], gamma: &[f32], beta: &[f32], eps: f32) -> Values<T> {
     let channels = gamma.len();
     assert_eq!((x.len() % channels, beta.len()), (0, channels), "whole rows");
     // SAFETY: each block is written by its task.
-    let mut out: Vec<T> = unsafe { unwritten(x.len()) };
+    let mut out: Values<T> = unsafe { Values::unwritten(x.len()) };
     let shared = Shared::new(&mut out);
     x.par_chunks(ROW_BLOCK * channels).enumerate().for_each(|(block, x)| {
         // SAFETY: each task has rows of its own.
@@ -199,38 +240,59 @@ pub fn layer_norm<T: Number>(x: &[T], gamma: &[f32], beta: &[f32], eps: f32) -> 
     out
 }
 
-vectorized! {
+on_lanes! {
     fn normalize_rows<T: Number>(x: &[T], gamma: &[f32], beta: &[f32], eps: f32, to: &mut [T]) {
         let channels = gamma.len();
-        for (to, x) in to.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-            let mean = sum(x, |x| x) / channels as f32;
-            let variance = sum(x, |x| (x - mean) * (x - mean)) / channels as f32;
-            let factor = 1.0 / (variance + eps).sqrt();
-            for (((to, x), gamma), beta) in to.iter_mut().zip(x).zip(gamma).zip(beta) {
-                *to = T::from_f32((x.to_f32() - mean) * factor * gamma + beta);
+        assert!(x.len() == to.len() && x.len().is_multiple_of(channels) && beta.len() == channels);
+        for row in (0..x.len()).step_by(channels) {
+            // SAFETY: the channels of this row, as many as there are.
+            unsafe {
+                let (x, to) = (x.as_ptr().add(row), to.as_mut_ptr().add(row));
+                let at = |c: usize| load::<L, T>(x.add(c), LANES.min(channels - c));
+                let mean = sum::<L>(channels, |c| at(c)) / channels as f32;
+                let middle = L::splat(mean);
+                let squares = sum::<L>(channels, |c| {
+                    let distance = at(c).sub(middle);
+                    let square = distance.mul(distance);
+                    match channels - c {
+                        count if count < LANES => {
+                            let mut squares = square.to_array();
+                            squares[count..].fill(0.0);
+                            L::load(squares.as_ptr())
+                        }
+                        _ => square,
+                    }
+                });
+                let factor = L::splat(1.0 / (squares / channels as f32 + eps).sqrt());
+                for c in (0..channels).step_by(LANES) {
+                    let count = LANES.min(channels - c);
+                    let gamma = load::<L, f32>(gamma.as_ptr().add(c), count);
+                    let beta = load::<L, f32>(beta.as_ptr().add(c), count);
+                    let value = at(c).sub(middle).mul(factor).mul_add(gamma, beta);
+                    store(value, to.add(c), count);
+                }
             }
         }
     }
 }
 
-/// Sixteen running sums side by side: vectorized, in a fixed order, and more exact than one.
+/// The sum over all channels, sixteen at a time, in a fixed order.
 #[inline(always)]
-fn sum<T: Number>(x: &[T], f: impl Fn(f32) -> f32) -> f32 {
-    let (chunks, rest) = x.as_chunks::<16>();
-    let mut sums = [0.0f32; 16];
-    for chunk in chunks {
-        for i in 0..16 {
-            sums[i] += f(chunk[i].to_f32());
+unsafe fn sum<L: Lanes>(channels: usize, at: impl Fn(usize) -> L) -> f32 {
+    // SAFETY: the caller has the instructions.
+    let mut sums = unsafe {
+        let mut sums = L::splat(0.0);
+        for c in (0..channels).step_by(LANES) {
+            sums = sums.add(at(c));
         }
-    }
-    let mut width = 8;
-    while width > 0 {
+        sums.to_array()
+    };
+    for width in [8, 4, 2, 1] {
         for i in 0..width {
             sums[i] += sums[i + width];
         }
-        width /= 2;
     }
-    sums[0] + rest.iter().map(|x| f(x.to_f32())).sum::<f32>()
+    sums[0]
 }
 
 #[cfg(test)]
@@ -274,6 +336,6 @@ mod tests {
     #[test]
     fn a_normalized_row_has_its_scale_and_offset() {
         let out = layer_norm(&[1.0f32, 3.0, -4.0, 4.0], &[2.0, 1.0], &[0.5, -0.5], 0.0);
-        assert_eq!(out, [-1.5, 0.5, -1.5, 0.5]);
+        assert_eq!(out[..], [-1.5, 0.5, -1.5, 0.5]);
     }
 }

@@ -2,6 +2,8 @@
 
 use half::bf16;
 
+use crate::{lanes::Lanes, memory::Values};
+
 /// A number as activations and packed weights are stored. Sums are always f32.
 pub trait Number: Copy + Default + Send + Sync + PartialEq + std::fmt::Debug + 'static {
     /// How many numbers that follow each other along the sum lie side by side in packed weights.
@@ -15,6 +17,20 @@ pub trait Number: Copy + Default + Send + Sync + PartialEq + std::fmt::Debug + '
     /// Rounded to the nearest, ties to even.
     fn from_f32(value: f32) -> Self;
 
+    /// Sixteen numbers from `from` on.
+    ///
+    /// # Safety
+    /// They must be readable, and the processor have the lanes' instructions.
+    #[doc(hidden)]
+    unsafe fn load<L: Lanes>(from: *const Self) -> L;
+
+    /// Rounds and stores sixteen numbers from `to` on.
+    ///
+    /// # Safety
+    /// They must be writable, and the processor have the lanes' instructions.
+    #[doc(hidden)]
+    unsafe fn store<L: Lanes>(lanes: L, to: *mut Self);
+
     /// A slice of this kind as f32, if it is one.
     fn as_f32(values: &[Self]) -> Option<&[f32]>;
 
@@ -22,7 +38,7 @@ pub trait Number: Copy + Default + Send + Sync + PartialEq + std::fmt::Debug + '
     fn as_bf16(values: &[Self]) -> Option<&[bf16]>;
 
     /// Numbers of bf16 as this kind, without a copy if it is that.
-    fn from_bf16(values: Vec<bf16>) -> Vec<Self>;
+    fn from_bf16(values: Values<bf16>) -> Values<Self>;
 }
 
 impl Number for f32 {
@@ -39,6 +55,18 @@ impl Number for f32 {
         value
     }
 
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const f32) -> L {
+        // SAFETY: the caller's conditions.
+        unsafe { L::load(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<L: Lanes>(lanes: L, to: *mut f32) {
+        // SAFETY: the caller's conditions.
+        unsafe { lanes.store(to) }
+    }
+
     fn as_f32(values: &[f32]) -> Option<&[f32]> {
         Some(values)
     }
@@ -47,8 +75,8 @@ impl Number for f32 {
         None
     }
 
-    fn from_bf16(values: Vec<bf16>) -> Vec<f32> {
-        values.into_iter().map(Number::to_f32).collect()
+    fn from_bf16(values: Values<bf16>) -> Values<f32> {
+        crate::pointwise::widen(&values)
     }
 }
 
@@ -72,6 +100,18 @@ impl Number for bf16 {
         bf16::from_bits(if value.is_nan() { nan } else { rounded } as u16)
     }
 
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const bf16) -> L {
+        // SAFETY: the caller's conditions.
+        unsafe { L::load_bf16(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<L: Lanes>(lanes: L, to: *mut bf16) {
+        // SAFETY: the caller's conditions.
+        unsafe { lanes.store_bf16(to) }
+    }
+
     fn as_f32(_: &[bf16]) -> Option<&[f32]> {
         None
     }
@@ -80,7 +120,7 @@ impl Number for bf16 {
         Some(values)
     }
 
-    fn from_bf16(values: Vec<bf16>) -> Vec<bf16> {
+    fn from_bf16(values: Values<bf16>) -> Values<bf16> {
         values
     }
 }

@@ -4,11 +4,11 @@ use rayon::prelude::*;
 
 use crate::{
     conv::{Padded, Size},
+    lanes::{LANES, Lanes, load, on_lanes, store},
     math::{gelu, quick_gelu, silu},
-    memory::{Shared, unwritten},
+    memory::{Shared, Values},
     number::Number,
     product::Activation,
-    vectorized::vectorized,
 };
 
 /// Numbers per task.
@@ -27,26 +27,35 @@ pub fn activate<T: Number>(x: &mut [T], activation: Activation) {
     });
 }
 
-vectorized! {
+on_lanes! {
     fn apply_silu<T: Number>(x: &mut [T]) {
-        for x in x {
-            *x = T::from_f32(silu(x.to_f32()));
-        }
+        // SAFETY: the macro's function has the instructions.
+        unsafe { map::<L, T>(x, |x| silu(x)) }
     }
 }
 
-vectorized! {
+on_lanes! {
     fn apply_gelu<T: Number>(x: &mut [T]) {
-        for x in x {
-            *x = T::from_f32(gelu(x.to_f32()));
-        }
+        // SAFETY: the macro's function has the instructions.
+        unsafe { map::<L, T>(x, |x| gelu(x)) }
     }
 }
 
-vectorized! {
+on_lanes! {
     fn apply_quick_gelu<T: Number>(x: &mut [T]) {
-        for x in x {
-            *x = T::from_f32(quick_gelu(x.to_f32()));
+        // SAFETY: the macro's function has the instructions.
+        unsafe { map::<L, T>(x, |x| quick_gelu(x)) }
+    }
+}
+
+#[inline(always)]
+unsafe fn map<L: Lanes, T: Number>(x: &mut [T], f: impl Fn(L) -> L) {
+    for at in (0..x.len()).step_by(LANES) {
+        let count = LANES.min(x.len() - at);
+        // SAFETY: as many numbers as there are.
+        unsafe {
+            let place = x.as_mut_ptr().add(at);
+            store(f(load(place, count)), place, count);
         }
     }
 }
@@ -60,45 +69,55 @@ vectorized! {
 /// # Panics
 /// If `x` is no whole number of rows.
 #[must_use]
-pub fn geglu<T: Number>(x: &[T], n: usize) -> Vec<T> {
+pub fn geglu<T: Number>(x: &[T], n: usize) -> Values<T> {
     assert_eq!(x.len() % (2 * n), 0, "whole rows");
     // SAFETY: each row is written by its task.
-    let mut out = unsafe { unwritten(x.len() / 2) };
+    let mut out = unsafe { Values::unwritten(x.len() / 2) };
     out.par_chunks_mut(n).zip(x.par_chunks(2 * n)).for_each(|(out, x)| gate(x, out));
     out
 }
 
-vectorized! {
+on_lanes! {
     fn gate<T: Number>(x: &[T], out: &mut [T]) {
-        let (values, gates) = x.split_at(out.len());
-        for ((out, value), gate) in out.iter_mut().zip(values).zip(gates) {
-            *out = T::from_f32(value.to_f32() * gelu(gate.to_f32()));
+        let n = out.len();
+        assert_eq!(x.len(), 2 * n, "values and gates");
+        for at in (0..n).step_by(LANES) {
+            let count = LANES.min(n - at);
+            // SAFETY: as many numbers as there are.
+            unsafe {
+                let value: L = load(x.as_ptr().add(at), count);
+                let gate: L = load(x.as_ptr().add(n + at), count);
+                store(value.mul(gelu(gate)), out.as_mut_ptr().add(at), count);
+            }
         }
     }
 }
 
 /// Rounds numbers to how they are stored.
 #[must_use]
-pub fn narrow<T: Number>(x: &[f32]) -> Vec<T> {
+pub fn narrow<T: Number>(x: &[f32]) -> Values<T> {
     // SAFETY: each block is written by its task.
-    let mut out = unsafe { unwritten(x.len()) };
+    let mut out = unsafe { Values::unwritten(x.len()) };
     out.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(out, x)| round(x, out));
     out
 }
 
-vectorized! {
+on_lanes! {
     fn round<T: Number>(x: &[f32], out: &mut [T]) {
-        for (out, x) in out.iter_mut().zip(x) {
-            *out = T::from_f32(*x);
+        assert_eq!(x.len(), out.len(), "a place for each");
+        for at in (0..x.len()).step_by(LANES) {
+            let count = LANES.min(x.len() - at);
+            // SAFETY: as many numbers as there are.
+            unsafe { store::<L, T>(load(x.as_ptr().add(at), count), out.as_mut_ptr().add(at), count) }
         }
     }
 }
 
 /// Numbers as f32.
 #[must_use]
-pub fn widen<T: Number>(x: &[T]) -> Vec<f32> {
+pub fn widen<T: Number>(x: &[T]) -> Values<f32> {
     // SAFETY: each block is written by its task.
-    let mut out = unsafe { unwritten(x.len()) };
+    let mut out = unsafe { Values::unwritten(x.len()) };
     out.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(out, x)| {
         for (out, x) in out.iter_mut().zip(x) {
             *out = x.to_f32();
@@ -112,11 +131,11 @@ pub fn widen<T: Number>(x: &[T]) -> Vec<f32> {
 /// # Panics
 /// If the numbers of rows differ.
 #[must_use]
-pub fn concat<T: Number>(a: &[T], a_channels: usize, b: &[T], b_channels: usize) -> Vec<T> {
+pub fn concat<T: Number>(a: &[T], a_channels: usize, b: &[T], b_channels: usize) -> Values<T> {
     assert_eq!(a.len() / a_channels, b.len() / b_channels, "as many rows");
     let channels = a_channels + b_channels;
     // SAFETY: each row is written by its task.
-    let mut out = unsafe { unwritten(a.len() + b.len()) };
+    let mut out = unsafe { Values::unwritten(a.len() + b.len()) };
     out.par_chunks_mut(channels)
         .zip(a.par_chunks(a_channels))
         .zip(b.par_chunks(b_channels))
@@ -152,11 +171,11 @@ pub fn doubled<T: Number>(x: &[T], size: Size, height: usize, width: usize) -> P
 /// # Panics
 /// If there are not as many numbers as the size says.
 #[must_use]
-pub fn from_planes<T: Number>(planes: &[f32], size: Size) -> Vec<T> {
+pub fn from_planes<T: Number>(planes: &[f32], size: Size) -> Values<T> {
     assert_eq!(planes.len(), size.len(), "an image of another size");
     let (pixels, channels) = (size.height * size.width, size.channels);
     // SAFETY: each number is written below.
-    let mut out = unsafe { unwritten(planes.len()) };
+    let mut out = unsafe { Values::unwritten(planes.len()) };
     let images =
         out.chunks_exact_mut(pixels * channels).zip(planes.chunks_exact(pixels * channels));
     for (out, planes) in images {
@@ -197,13 +216,13 @@ mod tests {
 
     #[test]
     fn geglu_gates_the_first_half_by_the_second() {
-        assert_eq!(geglu(&[3.0f32, 5.0, 0.0, 20.0], 2), [0.0, 100.0]);
+        assert_eq!(geglu(&[3.0f32, 5.0, 0.0, 20.0], 2)[..], [0.0, 100.0]);
     }
 
     #[test]
     fn concat_keeps_rows_together() {
         let out = concat(&[1.0f32, 2.0, 3.0, 4.0], 2, &[5.0, 6.0], 1);
-        assert_eq!(out, [1.0, 2.0, 5.0, 3.0, 4.0, 6.0]);
+        assert_eq!(out[..], [1.0, 2.0, 5.0, 3.0, 4.0, 6.0]);
     }
 
     #[test]
@@ -221,7 +240,7 @@ mod tests {
     fn planes_and_pixels_turn_into_each_other() {
         let size = Size { batch: 2, height: 1, width: 2, channels: 3 };
         let planes: Vec<f32> = (0..12u8).map(f32::from).collect();
-        let pixels: Vec<f32> = from_planes(&planes, size);
+        let pixels: Values<f32> = from_planes(&planes, size);
         assert_eq!(pixels[..6], [0.0, 2.0, 4.0, 1.0, 3.0, 5.0]);
         assert_eq!(to_planes(&pixels, size), planes);
     }

@@ -144,6 +144,9 @@ pub(crate) unsafe fn store_column(c: *mut f32, stride: usize) {
 /// Adds the products of `steps` successive tiles: two tiles of rows by two of columns. The tiles of
 /// each column lie `b_step` bytes apart.
 ///
+/// The columns are read past the first-level cache (`tileloaddt1`): they stream through, and would only
+/// drive out the rows, which are multiplied again with the next columns.
+///
 /// # Safety
 /// `steps`, at least one, tiles must be readable at each place.
 #[inline(always)]
@@ -152,9 +155,9 @@ pub(crate) unsafe fn multiply(a: Left, b: [*const u8; 2], b_step: usize, steps: 
     unsafe {
         asm!(
             "2:",
-            "tileloadd tmm6, [{b0} + {line}]",
+            "tileloaddt1 tmm6, [{b0} + {line}]",
             "tileloadd tmm4, [{a0} + {s0}]",
-            "tileloadd tmm7, [{b1} + {line}]",
+            "tileloaddt1 tmm7, [{b1} + {line}]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tileloadd tmm5, [{a1} + {s1}]",
             "tdpbf16ps tmm1, tmm4, tmm7",
@@ -171,6 +174,46 @@ pub(crate) unsafe fn multiply(a: Left, b: [*const u8; 2], b_step: usize, steps: 
     }
 }
 
+/// The upper half of one step of [`multiply`], for callers that do something else in between: the first
+/// tile of rows by two of columns.
+///
+/// # Safety
+/// One tile must be readable at each place.
+#[inline(always)]
+pub(crate) unsafe fn multiply_upper(a: *const u8, a_stride: usize, b: [*const u8; 2]) {
+    // SAFETY: the caller's conditions.
+    unsafe {
+        asm!(
+            "tileloadd tmm6, [{b0} + {line}]",
+            "tileloadd tmm4, [{a} + {s}]",
+            "tileloadd tmm7, [{b1} + {line}]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            a = in(reg) a, s = in(reg) a_stride, b0 = in(reg) b[0], b1 = in(reg) b[1],
+            line = in(reg) 64usize,
+            options(nostack, readonly, preserves_flags)
+        );
+    }
+}
+
+/// The lower half: the second tile of rows by the columns of the upper half.
+///
+/// # Safety
+/// One tile must be readable.
+#[inline(always)]
+pub(crate) unsafe fn multiply_lower(a: *const u8, a_stride: usize) {
+    // SAFETY: the caller's conditions.
+    unsafe {
+        asm!(
+            "tileloadd tmm5, [{a} + {s}]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            a = in(reg) a, s = in(reg) a_stride,
+            options(nostack, readonly, preserves_flags)
+        );
+    }
+}
+
 /// [`multiply`] with the first tile of rows alone.
 ///
 /// # Safety
@@ -182,8 +225,8 @@ pub(crate) unsafe fn multiply_row(a: Left, b: [*const u8; 2], b_step: usize, ste
         asm!(
             "2:",
             "tileloadd tmm4, [{a0} + {s0}]",
-            "tileloadd tmm6, [{b0} + {line}]",
-            "tileloadd tmm7, [{b1} + {line}]",
+            "tileloaddt1 tmm6, [{b0} + {line}]",
+            "tileloaddt1 tmm7, [{b1} + {line}]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tdpbf16ps tmm1, tmm4, tmm7",
             "add {a0}, 64", "add {b0}, {bs}", "add {b1}, {bs}",
@@ -207,7 +250,7 @@ pub(crate) unsafe fn multiply_column(a: Left, b: *const u8, b_step: usize, steps
     unsafe {
         asm!(
             "2:",
-            "tileloadd tmm6, [{b0} + {line}]",
+            "tileloaddt1 tmm6, [{b0} + {line}]",
             "tileloadd tmm4, [{a0} + {s0}]",
             "tileloadd tmm5, [{a1} + {s1}]",
             "tdpbf16ps tmm0, tmm4, tmm6",

@@ -3,16 +3,15 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 
-use std::borrow::Cow;
-
 use rayon::prelude::*;
 
 use crate::{
     Isa,
+    lanes::{LANES, load, on_lanes, store},
     math::exp,
     matmul::{Columns, Rows, Shape, product},
+    memory::Values,
     number::Number,
-    vectorized::vectorized,
 };
 
 /// Queries per task. With 4,096 keys its scores take 2 MiB.
@@ -46,7 +45,7 @@ impl Heads {
 /// # Panics
 /// If the lengths of the slices do not agree.
 #[must_use]
-pub fn attention<T: Number>(q: &[T], k: &[T], v: &[T], heads: Heads, causal: bool) -> Vec<T> {
+pub fn attention<T: Number>(q: &[T], k: &[T], v: &[T], heads: Heads, causal: bool) -> Values<T> {
     attention_with(Isa::current(), q, k, v, heads, causal)
 }
 
@@ -62,7 +61,7 @@ pub fn attention_with<T: Number>(
     v: &[T],
     heads: Heads,
     causal: bool,
-) -> Vec<T> {
+) -> Values<T> {
     assert!(isa.is_available(), "{isa}: this processor does not have it");
     let Heads { batch, width, .. } = heads;
     let (queries, keys) = (q.len() / (batch * width), k.len() / (batch * width));
@@ -81,7 +80,7 @@ pub fn attention_with<T: Number>(
 }
 
 /// Products of f32, all scores of some queries at once.
-fn in_f32<T: Number>(q: &[T], k: &[T], v: &[T], heads: Heads, causal: bool) -> Vec<T> {
+fn in_f32<T: Number>(q: &[T], k: &[T], v: &[T], heads: Heads, causal: bool) -> Values<T> {
     let Heads { batch, heads, width } = heads;
     let (queries, keys) = (q.len() / (batch * width), k.len() / (batch * width));
     let d = width / heads;
@@ -115,7 +114,8 @@ fn in_f32<T: Number>(q: &[T], k: &[T], v: &[T], heads: Heads, causal: bool) -> V
         })
         .collect();
 
-    let mut out = vec![T::default(); q.len()];
+    // SAFETY: each row is written below.
+    let mut out = unsafe { Values::unwritten(q.len()) };
     out.par_chunks_mut(width).enumerate().for_each(|(row, out)| {
         let (image, query) = (row / queries, row % queries);
         for (head, out) in out.chunks_exact_mut(d).enumerate() {
@@ -129,38 +129,62 @@ fn in_f32<T: Number>(q: &[T], k: &[T], v: &[T], heads: Heads, causal: bool) -> V
     out
 }
 
-fn widened<T: Number>(values: &[T]) -> Cow<'_, [f32]> {
+/// As f32, without a copy where they are that.
+fn widened<T: Number>(values: &[T]) -> Widened<'_> {
     match T::as_f32(values) {
-        Some(values) => Cow::Borrowed(values),
-        None => Cow::Owned(crate::pointwise::widen(values)),
+        Some(values) => Widened::Given(values),
+        None => Widened::Made(crate::pointwise::widen(values)),
     }
 }
 
-vectorized! {
+enum Widened<'a> {
+    Given(&'a [f32]),
+    Made(Values<f32>),
+}
+
+impl std::ops::Deref for Widened<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match self {
+            Widened::Given(values) => values,
+            Widened::Made(values) => values,
+        }
+    }
+}
+
+on_lanes! {
     /// Turns scores into weights that are positive and sum to 1.
     fn softmax(scores: &mut [f32]) {
-        let largest = fold(scores, f32::NEG_INFINITY, f32::max);
-        for score in scores.iter_mut() {
-            *score = exp(*score - largest);
-        }
-        let factor = 1.0 / fold(scores, 0.0, |sum, x| sum + x);
-        for score in scores {
-            *score *= factor;
+        let n = scores.len();
+        // SAFETY: as many numbers as there are, and the macro's function has the instructions.
+        unsafe {
+            let at = scores.as_mut_ptr();
+            let mut largest = L::splat(f32::NEG_INFINITY);
+            for i in (0..n / LANES * LANES).step_by(LANES) {
+                largest = largest.max(L::load(at.add(i)));
+            }
+            let rest = &scores[n / LANES * LANES..];
+            let largest = largest.to_array().iter().chain(rest).copied().fold(f32::MIN, f32::max);
+            let mut totals = L::splat(0.0);
+            for i in (0..n).step_by(LANES) {
+                let count = LANES.min(n - i);
+                let mut weight = exp(load::<L, f32>(at.add(i), count).sub(L::splat(largest)));
+                if count < LANES {
+                    let mut weights = weight.to_array();
+                    weights[count..].fill(0.0);
+                    weight = L::load(weights.as_ptr());
+                }
+                totals = totals.add(weight);
+                store(weight, at.add(i), count);
+            }
+            let factor = L::splat(1.0 / totals.to_array().iter().sum::<f32>());
+            for i in (0..n).step_by(LANES) {
+                let count = LANES.min(n - i);
+                store(load::<L, f32>(at.add(i), count).mul(factor), at.add(i), count);
+            }
         }
     }
-}
-
-/// Sixteen running results side by side: vectorized, and in a fixed order.
-#[inline(always)]
-fn fold(values: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
-    let (chunks, rest) = values.as_chunks::<16>();
-    let mut results = [start; 16];
-    for chunk in chunks {
-        for i in 0..16 {
-            results[i] = f(results[i], chunk[i]);
-        }
-    }
-    results.into_iter().chain(rest.iter().copied()).fold(start, f)
 }
 
 #[cfg(test)]

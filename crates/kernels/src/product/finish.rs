@@ -7,6 +7,7 @@ use super::{
     rows::{RowBlock, Rows},
 };
 use crate::{
+    lanes::{Lanes, load, store},
     math::{gelu, quick_gelu, silu},
     number::Number,
 };
@@ -96,12 +97,11 @@ impl<'a, T: Number> End<'a, T> {
 
     /// Finishes one block of sums, `(rows, 32)`, and stores it.
     ///
-    /// Inlined into a function with the instructions of a rung, for which it is then vectorized.
-    ///
     /// # Safety
-    /// `sums` must be readable for the block, and its rows of `out` belong to the caller alone.
+    /// `sums` must be readable for the block, its rows of `out` belong to the caller alone, and the
+    /// processor have the instructions of the lanes.
     #[inline(always)]
-    pub(super) unsafe fn store(
+    pub(super) unsafe fn store<L: Lanes>(
         &self,
         sums: *const f32,
         rows: &RowBlock<MOST_ROWS>,
@@ -109,104 +109,103 @@ impl<'a, T: Number> End<'a, T> {
         out: *mut T,
     ) {
         let (left, right) = self.panels(pair);
-        for row in 0..rows.count {
-            // SAFETY: the sums of this row, 32 of them, 16 in each panel.
-            let (sums_left, sums_right) = unsafe {
-                let at = sums.add(row * PAIR);
-                (&*at.cast::<[f32; PANEL]>(), &*at.add(PANEL).cast::<[f32; PANEL]>())
-            };
-            let at = rows.outputs[row] * self.width;
-            let image = rows.images[row] * self.outputs;
-            // SAFETY: the row is inside `out` and the panel inside the row, by the checks of `new`.
-            unsafe {
-                match right {
-                    Some(right) if self.gated => {
-                        let value = self.biased(sums_left, left);
-                        let mut gated = self.biased(sums_right, right);
-                        for i in 0..PANEL {
-                            gated[i] = value[i] * gelu(gated[i]);
-                        }
-                        self.put(gated, at + left * PANEL, PANEL, out);
+        // SAFETY: the caller's conditions; both panels exist.
+        unsafe {
+            match (right, self.extras.activation) {
+                (Some(right), Some(Activation::Geglu)) => {
+                    self.gate::<L>(sums, rows, left, right, out);
+                }
+                _ => {
+                    self.side::<L>(sums, rows, left, out);
+                    if let Some(right) = right {
+                        self.side::<L>(sums.add(PANEL), rows, right, out);
                     }
-                    Some(right) => {
-                        self.panel(sums_left, left, image, at, out);
-                        self.panel(sums_right, right, image, at, out);
-                    }
-                    None => self.panel(sums_left, left, image, at, out),
+                }
+            }
+        }
+    }
+
+    /// Values times the GELU of their gates.
+    #[inline(always)]
+    unsafe fn gate<L: Lanes>(
+        &self,
+        sums: *const f32,
+        rows: &RowBlock<MOST_ROWS>,
+        left: usize,
+        right: usize,
+        out: *mut T,
+    ) {
+        // SAFETY: the caller's conditions, and the checks of `new`.
+        unsafe {
+            let (bias_left, bias_right) = (self.bias::<L>(left), self.bias::<L>(right));
+            for row in 0..rows.count {
+                let value = L::load(sums.add(row * PAIR)).add(bias_left);
+                let gate = L::load(sums.add(row * PAIR + PANEL)).add(bias_right);
+                let at = rows.outputs[row] * self.width + left * PANEL;
+                T::store(value.mul(gelu(gate)), out.add(at));
+            }
+        }
+    }
+
+    /// One panel.
+    #[inline(always)]
+    unsafe fn side<L: Lanes>(
+        &self,
+        sums: *const f32,
+        rows: &RowBlock<MOST_ROWS>,
+        panel: usize,
+        out: *mut T,
+    ) {
+        // SAFETY: the caller's conditions.
+        unsafe {
+            match self.extras.activation {
+                None | Some(Activation::Geglu) => self.rows::<L>(sums, rows, panel, out, |x| x),
+                Some(Activation::Silu) => self.rows::<L>(sums, rows, panel, out, |x| silu(x)),
+                Some(Activation::Gelu) => self.rows::<L>(sums, rows, panel, out, |x| gelu(x)),
+                Some(Activation::QuickGelu) => {
+                    self.rows::<L>(sums, rows, panel, out, |x| quick_gelu(x));
                 }
             }
         }
     }
 
     #[inline(always)]
-    fn biased(&self, sums: &[f32; PANEL], panel: usize) -> [f32; PANEL] {
-        let mut values = *sums;
-        if let Some(bias) = self.bias {
-            let bias: &[f32; PANEL] =
-                bias[panel * PANEL..][..PANEL].try_into().expect("a panel of biases");
-            for i in 0..PANEL {
-                values[i] += bias[i];
-            }
-        }
-        values
-    }
-
-    #[inline(always)]
-    unsafe fn panel(
+    unsafe fn rows<L: Lanes>(
         &self,
-        sums: &[f32; PANEL],
+        sums: *const f32,
+        rows: &RowBlock<MOST_ROWS>,
         panel: usize,
-        image: usize,
-        at: usize,
         out: *mut T,
+        activate: impl Fn(L) -> L,
     ) {
         let first = panel * PANEL;
         let width = PANEL.min(self.outputs - first);
-        let mut values = self.biased(sums, panel);
-        if let Some(rows) = self.extras.image_rows {
-            add(&mut values, &rows[image + first..][..width]);
-        }
-        match self.extras.activation {
-            None | Some(Activation::Geglu) => {}
-            Some(Activation::Silu) => values = values.map(silu),
-            Some(Activation::Gelu) => values = values.map(gelu),
-            Some(Activation::QuickGelu) => values = values.map(quick_gelu),
-        }
-        // SAFETY: as the caller's.
-        unsafe { self.put(values, at + first, width, out) }
-    }
-
-    /// Adds the residual, rounds and stores.
-    #[inline(always)]
-    unsafe fn put(&self, mut values: [f32; PANEL], at: usize, width: usize, out: *mut T) {
-        if let Some(residual) = self.extras.residual {
-            add(&mut values, &residual[at..][..width]);
-        }
-        // SAFETY: `width` places of the caller's own from `at` on.
+        // SAFETY: the row is inside `out` and the panel inside the row, by the checks of `new`.
         unsafe {
-            let out = out.add(at);
-            if width == PANEL {
-                *out.cast::<[T; PANEL]>() = values.map(T::from_f32);
-            } else {
-                for (i, value) in values.into_iter().take(width).enumerate() {
-                    *out.add(i) = T::from_f32(value);
+            let bias = self.bias::<L>(panel);
+            for row in 0..rows.count {
+                let mut values = L::load(sums.add(row * PAIR)).add(bias);
+                if let Some(terms) = self.extras.image_rows {
+                    let at = rows.images[row] * self.outputs + first;
+                    values = values.add(load::<L, T>(terms.as_ptr().add(at), width));
                 }
+                values = activate(values);
+                let at = rows.outputs[row] * self.width + first;
+                if let Some(residual) = self.extras.residual {
+                    values = values.add(load::<L, T>(residual.as_ptr().add(at), width));
+                }
+                store(values, out.add(at), width);
             }
         }
     }
-}
 
-#[inline(always)]
-fn add<T: Number>(values: &mut [f32; PANEL], terms: &[T]) {
-    match <&[T; PANEL]>::try_from(terms) {
-        Ok(terms) => {
-            for i in 0..PANEL {
-                values[i] += terms[i].to_f32();
-            }
-        }
-        Err(_) => {
-            for (value, term) in values.iter_mut().zip(terms) {
-                *value += term.to_f32();
+    #[inline(always)]
+    unsafe fn bias<L: Lanes>(&self, panel: usize) -> L {
+        // SAFETY: a bias is filled up to whole panels.
+        unsafe {
+            match self.bias {
+                Some(bias) => L::load(bias[panel * PANEL..][..PANEL].as_ptr()),
+                None => L::splat(0.0),
             }
         }
     }

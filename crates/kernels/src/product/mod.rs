@@ -37,7 +37,7 @@ pub use self::{
 use crate::{
     Isa,
     conv::{Padded, Size, Window},
-    memory::{Shared, unwritten, with_scratch},
+    memory::{Shared, Values, with_scratch},
     number::Number,
 };
 
@@ -52,7 +52,7 @@ const PAIR: usize = 2 * PANEL;
 /// # Panics
 /// If the lengths of the slices do not agree.
 #[must_use]
-pub fn linear<T: Operand>(x: &[T], w: &Packed<T>, extras: &Extras<'_, T>) -> Vec<T> {
+pub fn linear<T: Operand>(x: &[T], w: &Packed<T>, extras: &Extras<'_, T>) -> Values<T> {
     linear_with(Isa::current(), x, w, extras)
 }
 
@@ -61,13 +61,18 @@ pub fn linear<T: Operand>(x: &[T], w: &Packed<T>, extras: &Extras<'_, T>) -> Vec
 /// # Panics
 /// As [`linear`], and if the processor does not have the rung.
 #[must_use]
-pub fn linear_with<T: Operand>(isa: Isa, x: &[T], w: &Packed<T>, extras: &Extras<'_, T>) -> Vec<T> {
+pub fn linear_with<T: Operand>(
+    isa: Isa,
+    x: &[T],
+    w: &Packed<T>,
+    extras: &Extras<'_, T>,
+) -> Values<T> {
     assert_eq!(x.len() % w.inputs(), 0, "whole rows");
     assert_eq!(w.taps(), 1, "a linear layer");
     let rows = Rows::matrix(x.len() / w.inputs(), w.inputs());
     let width = extras.width(w.outputs());
     // SAFETY: each row of the result is written by the product below.
-    let mut out = unsafe { unwritten(rows.count() * width) };
+    let mut out = unsafe { Values::unwritten(rows.count() * width) };
     product(isa, x, &rows, w, 0, extras, &mut out);
     out
 }
@@ -86,7 +91,7 @@ pub fn conv<T: Operand>(
     w: &Packed<T>,
     window: Window,
     extras: &Extras<'_, T>,
-) -> (Vec<T>, Size) {
+) -> (Values<T>, Size) {
     conv_with(Isa::current(), x, w, window, extras)
 }
 
@@ -101,13 +106,13 @@ pub fn conv_with<T: Operand>(
     w: &Packed<T>,
     window: Window,
     extras: &Extras<'_, T>,
-) -> (Vec<T>, Size) {
+) -> (Values<T>, Size) {
     let size = x.size();
     assert_eq!(size.channels, w.inputs(), "as many channels as inputs");
     let phases = Rows::of_convolution(size, window, w.sampling());
     let out_size = phases[0].out_size(size.batch, w.outputs());
     // SAFETY: the phases together write each pixel of the result.
-    let mut out = unsafe { unwritten(out_size.len()) };
+    let mut out = unsafe { Values::unwritten(out_size.len()) };
     for (phase, rows) in phases.iter().enumerate() {
         product(isa, x.values(), rows, w, phase, extras, &mut out);
     }
@@ -297,8 +302,8 @@ pub(crate) fn multiplies_rightly(isa: Isa) -> bool {
         .flat_map(|x| w.chunks(inputs).map(|w| x.iter().zip(w).map(|(x, w)| x * w).sum()))
         .collect();
     let narrow: Vec<bf16> = x.iter().map(|&x| Number::from_f32(x)).collect();
-    let f32s = Packed::new(&w, outputs, inputs, 1, None, Sampling::Same);
-    let bf16s = Packed::new(&w, outputs, inputs, 1, None, Sampling::Same);
+    let f32s = Packed::for_isa(isa, &w, outputs, inputs, 1, None, Sampling::Same);
+    let bf16s = Packed::for_isa(isa, &w, outputs, inputs, 1, None, Sampling::Same);
     let rounded: Vec<bf16> = exact.iter().map(|&x| Number::from_f32(x)).collect();
     linear_with::<f32>(isa, &x, &f32s, &Extras::none()) == exact
         && linear_with::<bf16>(isa, &narrow, &bf16s, &Extras::none()) == rounded

@@ -5,7 +5,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::{
-    memory::{Aligned, Shared},
+    Isa,
+    memory::{Shared, Values},
     number::Number,
 };
 
@@ -40,8 +41,8 @@ impl Sampling {
 /// reads straight on. Missing inputs and outputs are zeros.
 #[derive(Debug)]
 pub struct Packed<T> {
-    values: Aligned<T>,
-    bias: Option<Aligned<f32>>,
+    values: Values<T>,
+    bias: Option<Values<f32>>,
     outputs: usize,
     inputs: usize,
     /// Taps of one phase.
@@ -65,6 +66,19 @@ impl<T: Number> Packed<T> {
         bias: Option<&[f32]>,
         sampling: Sampling,
     ) -> Packed<T> {
+        Packed::for_isa(Isa::current(), w, outputs, inputs, taps, bias, sampling)
+    }
+
+    /// [`new`](Packed::new) as one rung likes it best. Any rung can multiply with it.
+    pub(super) fn for_isa(
+        isa: Isa,
+        w: &[f32],
+        outputs: usize,
+        inputs: usize,
+        taps: usize,
+        bias: Option<&[f32]>,
+        sampling: Sampling,
+    ) -> Packed<T> {
         assert_eq!(w.len(), outputs * inputs * taps, "a weight for every input of every output");
         assert!(bias.is_none_or(|bias| bias.len() == outputs), "one bias per output");
         let phase_taps = match sampling {
@@ -77,8 +91,8 @@ impl<T: Number> Packed<T> {
         let padded = inputs.next_multiple_of(T::STEP);
         let panels = outputs.div_ceil(PANEL);
         let panel_len = padded * phase_taps * PANEL;
-        let chunks = chunks::<T>(padded, phase_taps);
-        let mut values = Aligned::<T>::zeros(sampling.phases() * panels * panel_len);
+        let chunks = chunks::<T>(isa, padded, phase_taps);
+        let mut values = Values::<T>::zeros(sampling.phases() * panels * panel_len);
         let shared = Shared::new(&mut values);
         (0..sampling.phases() * panels).into_par_iter().for_each(|index| {
             let (phase, panel) = (index / panels, index % panels);
@@ -105,7 +119,7 @@ impl<T: Number> Packed<T> {
             }
         });
         let bias = bias.map(|bias| {
-            let mut padded = Aligned::zeros(panels * PANEL);
+            let mut padded = Values::zeros(panels * PANEL);
             padded[..outputs].copy_from_slice(bias);
             padded
         });
@@ -200,13 +214,17 @@ fn place<T: Number>(at: usize, column: usize) -> usize {
     (at / T::GROUP * PANEL + column) * T::GROUP + at % T::GROUP
 }
 
-/// Ranges of inputs that are summed in one go: as many as keep a pair of panels and a block of rows in
-/// the first-level cache.
-fn chunks<T: Number>(padded: usize, taps: usize) -> Vec<Range<usize>> {
-    let most = match (T::STEP, taps) {
-        (1, taps) => (288 / taps).max(1),
-        (_, 1) => 640,
-        (_, taps) => (1440 / taps).next_multiple_of(T::STEP),
+/// Ranges of inputs that are summed in one go: as many as keep a pair of panels and a block of gathered
+/// rows in the first-level cache. AMX reads rows where they lie and weights past that cache, so there
+/// a range ends only where the weights of a pair would fill the second-level cache. (Measured.)
+fn chunks<T: Number>(isa: Isa, padded: usize, taps: usize) -> Vec<Range<usize>> {
+    let most = match T::STEP {
+        1 => (384 / taps).max(1),
+        step if isa == Isa::Amx => match taps {
+            1 => usize::MAX / 2,
+            taps => (5760 / taps).next_multiple_of(step),
+        },
+        step => (576 / taps).next_multiple_of(step),
     };
     let count = padded.div_ceil(most).max(1);
     let each = padded.div_ceil(count).next_multiple_of(T::STEP);

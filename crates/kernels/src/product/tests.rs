@@ -152,10 +152,18 @@ fn doubling_and_convolving_are_one() {
         let (out, out_size) = conv_with(isa, &small, &double, window, &Extras::none());
         assert_eq!(out_size, expected_size);
         let (half, _) = conv_with(isa, &half_x, &half, window, &Extras::none());
-        for ((ours, half), expected) in out.iter().zip(&half).zip(&expected) {
+        for ((ours, half), expected) in out.iter().zip(&half[..]).zip(&expected[..]) {
             assert!((ours - expected).abs() < 2e-5, "{isa}");
             assert!((half.to_f32() - expected).abs() < 0.06 + 4e-3 * expected.abs(), "{isa}");
         }
+    }
+}
+
+/// Equal but for the rounding of a product before it is added, in which the portable rung differs.
+fn close(ours: &[f32], expected: &[f32], isa: Isa) {
+    assert_eq!(ours.len(), expected.len());
+    for (ours, expected) in ours.iter().zip(expected) {
+        assert!((ours - expected).abs() <= 2e-6 * (1.0 + expected.abs()), "{isa}");
     }
 }
 
@@ -171,12 +179,11 @@ fn activations_are_those_of_single_numbers() {
         };
         let plain = with(None);
         for activation in [Activation::Silu, Activation::Gelu, Activation::QuickGelu] {
-            let mut expected = plain.clone();
+            let mut expected = Values::from(&plain[..]);
             crate::pointwise::activate(&mut expected, activation);
-            assert_eq!(with(Some(activation)), expected, "{isa} {activation:?}");
+            close(&with(Some(activation)), &expected, isa);
         }
-        let expected = crate::pointwise::geglu(&plain, outputs / 2);
-        assert_eq!(with(Some(Activation::Geglu)), expected, "{isa}");
+        close(&with(Some(Activation::Geglu)), &crate::pointwise::geglu(&plain, outputs / 2), isa);
     }
 }
 

@@ -8,6 +8,7 @@ use half::bf16;
 
 use super::{Block, MOST_ROWS, Micro};
 use crate::{
+    lanes,
     number::Number,
     product::{PAIR, PANEL, finish::End, rows::RowBlock},
     tile,
@@ -57,7 +58,7 @@ unsafe impl Micro<bf16> for Tiles {
         unsafe { tile::release() }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
     unsafe fn prepare(block: &Block<'_, bf16>, scratch: *mut f32) -> Ready {
         let mut ready = Ready {
             start: [std::ptr::null(); 2],
@@ -119,7 +120,7 @@ unsafe impl Micro<bf16> for Tiles {
         }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
     unsafe fn finish(
         end: &End<'_, bf16>,
         c: *const f32,
@@ -128,7 +129,7 @@ unsafe impl Micro<bf16> for Tiles {
         out: *mut bf16,
     ) {
         // SAFETY: the caller's conditions.
-        unsafe { end.store(c, rows, pair, out) }
+        unsafe { end.store::<lanes::Avx512>(c, rows, pair, out) }
     }
 }
 
@@ -137,7 +138,7 @@ unsafe impl Micro<bf16> for Tiles {
 /// # Safety
 /// As [`Micro::prepare`], with room for `taps · 16 · len` numbers.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 unsafe fn copy_rows(block: &Block<'_, bf16>, rows: &[usize], mut to: *mut bf16) {
     for offset in block.taps {
         for row in rows {

@@ -9,7 +9,10 @@ use std::arch::x86_64::{
 use half::bf16;
 
 use super::{Block, Gathered, MOST_ROWS, Micro, gather_f32};
-use crate::product::{PAIR, PANEL, finish::End, rows::RowBlock};
+use crate::{
+    lanes,
+    product::{PAIR, PANEL, finish::End, rows::RowBlock},
+};
 
 /// Products of f32.
 pub(in crate::product) struct F32;
@@ -90,7 +93,7 @@ unsafe impl Micro<f32> for F32 {
         out: *mut f32,
     ) {
         // SAFETY: the caller's conditions.
-        unsafe { end.store(c, rows, pair, out) }
+        unsafe { end.store::<lanes::Avx2>(c, rows, pair, out) }
     }
 }
 
@@ -141,6 +144,6 @@ unsafe impl Micro<bf16> for Bf16 {
         out: *mut bf16,
     ) {
         // SAFETY: the caller's conditions.
-        unsafe { end.store(c, rows, pair, out) }
+        unsafe { end.store::<lanes::Avx2>(c, rows, pair, out) }
     }
 }

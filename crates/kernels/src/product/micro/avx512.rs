@@ -9,7 +9,10 @@ use std::arch::x86_64::{
 use half::bf16;
 
 use super::{Block, Gathered, MOST_ROWS, Micro, gather_f32};
-use crate::product::{PAIR, PANEL, finish::End, rows::RowBlock};
+use crate::{
+    lanes,
+    product::{PAIR, PANEL, finish::End, rows::RowBlock},
+};
 
 /// Products of f32.
 pub(in crate::product) struct F32;
@@ -61,7 +64,7 @@ unsafe impl Micro<f32> for F32 {
         taps * chunk * ROWS
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
     unsafe fn prepare(block: &Block<'_, f32>, scratch: *mut f32) -> Gathered {
         // SAFETY: the caller's conditions.
         unsafe { gather_f32::<f32, ROWS>(block, scratch) }
@@ -81,7 +84,7 @@ unsafe impl Micro<f32> for F32 {
         unsafe { put(&sums, c, add) }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
     unsafe fn finish(
         end: &End<'_, f32>,
         c: *const f32,
@@ -90,7 +93,7 @@ unsafe impl Micro<f32> for F32 {
         out: *mut f32,
     ) {
         // SAFETY: the caller's conditions.
-        unsafe { end.store(c, rows, pair, out) }
+        unsafe { end.store::<lanes::Avx512>(c, rows, pair, out) }
     }
 }
 
@@ -104,7 +107,7 @@ unsafe impl Micro<bf16> for Bf16 {
         taps * chunk * ROWS
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
     unsafe fn prepare(block: &Block<'_, bf16>, scratch: *mut f32) -> Gathered {
         // SAFETY: the caller's conditions.
         unsafe { gather_f32::<bf16, ROWS>(block, scratch) }
@@ -129,7 +132,7 @@ unsafe impl Micro<bf16> for Bf16 {
         unsafe { put(&sums, c, add) }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
     unsafe fn finish(
         end: &End<'_, bf16>,
         c: *const f32,
@@ -138,7 +141,7 @@ unsafe impl Micro<bf16> for Bf16 {
         out: *mut bf16,
     ) {
         // SAFETY: the caller's conditions.
-        unsafe { end.store(c, rows, pair, out) }
+        unsafe { end.store::<lanes::Avx512>(c, rows, pair, out) }
     }
 }
 
@@ -153,7 +156,7 @@ unsafe impl Micro<bf16> for Bf16Dot {
     }
 
     /// Pairs of inputs as they are, row by row.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
     unsafe fn prepare(block: &Block<'_, bf16>, scratch: *mut f32) -> Gathered {
         let scratch = scratch.cast::<[bf16; 2]>();
         for (tap, &offset) in block.taps.iter().enumerate() {
@@ -201,7 +204,7 @@ unsafe impl Micro<bf16> for Bf16Dot {
         unsafe { put(&sums, c, add) }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
     unsafe fn finish(
         end: &End<'_, bf16>,
         c: *const f32,
@@ -210,6 +213,6 @@ unsafe impl Micro<bf16> for Bf16Dot {
         out: *mut bf16,
     ) {
         // SAFETY: the caller's conditions.
-        unsafe { end.store(c, rows, pair, out) }
+        unsafe { end.store::<lanes::Avx512>(c, rows, pair, out) }
     }
 }

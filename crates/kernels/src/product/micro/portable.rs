@@ -2,6 +2,7 @@
 
 use super::{Block, Gathered, MOST_ROWS, Micro, gather_f32};
 use crate::{
+    lanes::{self, multiply_add},
     number::Number,
     product::{PAIR, PANEL, finish::End, rows::RowBlock},
 };
@@ -62,16 +63,6 @@ unsafe impl<T: Number> Micro<T> for Plain {
         out: *mut T,
     ) {
         // SAFETY: the caller's conditions.
-        unsafe { end.store(c, rows, pair, out) }
-    }
-}
-
-/// `a · b + c`: rounded once where the target has the instruction, as on the rungs with FMA.
-#[inline(always)]
-fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
-    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
-        a.mul_add(b, c)
-    } else {
-        a * b + c
+        unsafe { end.store::<lanes::Plain>(c, rows, pair, out) }
     }
 }

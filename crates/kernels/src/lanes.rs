@@ -1,0 +1,573 @@
+//! Sixteen numbers at once: what a kernel of single numbers is written in, once for all rungs.
+//!
+//! [`Lanes`] is a register of AVX-512, two of AVX2, or an array. Its functions are inlined into a
+//! function that has the instructions of a rung, which [`on_lanes`] makes. The rungs with FMA give the
+//! same bits; the portable one rounds a product before it adds.
+
+use half::bf16;
+
+use crate::number::Number;
+
+/// How many numbers.
+pub(crate) const LANES: usize = 16;
+
+/// Sixteen numbers of f32.
+///
+/// # Safety
+/// All functions of an implementation may only be called where the processor has its instructions.
+/// Those that take a pointer read or write sixteen numbers there, which need no alignment.
+pub unsafe trait Lanes: Copy {
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    unsafe fn load_bf16(from: *const bf16) -> Self;
+    /// Rounds to the nearest, ties to even; what is not a number stays so.
+    unsafe fn store_bf16(self, to: *mut bf16);
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
+    /// `self · factor + term`.
+    unsafe fn mul_add(self, factor: Self, term: Self) -> Self;
+    unsafe fn min(self, other: Self) -> Self;
+    unsafe fn max(self, other: Self) -> Self;
+    unsafe fn abs(self) -> Self;
+    /// The absolute value of `self` with the sign of `sign`.
+    unsafe fn copysign(self, sign: Self) -> Self;
+    /// `2^self`, for whole numbers from -126 to 127.
+    unsafe fn power_of_2(self) -> Self;
+    /// Near `1 / self`: the first value of Newton's iteration.
+    unsafe fn reciprocal_guess(self) -> Self;
+
+    #[inline(always)]
+    unsafe fn to_array(self) -> [f32; LANES] {
+        let mut values = [0.0; LANES];
+        // SAFETY: sixteen numbers.
+        unsafe { self.store(values.as_mut_ptr()) }
+        values
+    }
+}
+
+/// [`Lanes`] of plain Rust.
+#[derive(Clone, Copy)]
+pub(crate) struct Plain([f32; LANES]);
+
+/// `a · b + c`: rounded once where the target has the instruction, as on the rungs with FMA.
+#[inline(always)]
+pub(crate) fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+        a.mul_add(b, c)
+    } else {
+        a * b + c
+    }
+}
+
+impl Plain {
+    #[inline(always)]
+    fn each(self, f: impl Fn(f32) -> f32) -> Plain {
+        let mut values = self.0;
+        for value in &mut values {
+            *value = f(*value);
+        }
+        Plain(values)
+    }
+
+    #[inline(always)]
+    fn both(self, other: Plain, f: impl Fn(f32, f32) -> f32) -> Plain {
+        let mut values = self.0;
+        for (value, other) in values.iter_mut().zip(other.0) {
+            *value = f(*value, other);
+        }
+        Plain(values)
+    }
+}
+
+// SAFETY: plain Rust runs everywhere.
+unsafe impl Lanes for Plain {
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Plain {
+        Plain([value; LANES])
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Plain {
+        // SAFETY: the caller's sixteen numbers.
+        Plain(unsafe { from.cast::<[f32; LANES]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's sixteen numbers.
+        unsafe { to.cast::<[f32; LANES]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Plain {
+        // SAFETY: the caller's sixteen numbers.
+        let narrow = unsafe { from.cast::<[bf16; LANES]>().read_unaligned() };
+        let mut values = [0.0; LANES];
+        for (value, narrow) in values.iter_mut().zip(narrow) {
+            *value = Number::to_f32(narrow);
+        }
+        Plain(values)
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16) {
+        let mut narrow = [bf16::ZERO; LANES];
+        for (narrow, value) in narrow.iter_mut().zip(self.0) {
+            *narrow = Number::from_f32(value);
+        }
+        // SAFETY: the caller's sixteen numbers.
+        unsafe { to.cast::<[bf16; LANES]>().write_unaligned(narrow) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Plain) -> Plain {
+        self.both(other, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Plain) -> Plain {
+        self.both(other, |a, b| a - b)
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, other: Plain) -> Plain {
+        self.both(other, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, factor: Plain, term: Plain) -> Plain {
+        let mut values = self.0;
+        for i in 0..LANES {
+            values[i] = multiply_add(values[i], factor.0[i], term.0[i]);
+        }
+        Plain(values)
+    }
+
+    #[inline(always)]
+    unsafe fn min(self, other: Plain) -> Plain {
+        self.both(other, f32::min)
+    }
+
+    #[inline(always)]
+    unsafe fn max(self, other: Plain) -> Plain {
+        self.both(other, f32::max)
+    }
+
+    #[inline(always)]
+    unsafe fn abs(self) -> Plain {
+        self.each(f32::abs)
+    }
+
+    #[inline(always)]
+    unsafe fn copysign(self, sign: Plain) -> Plain {
+        self.both(sign, f32::copysign)
+    }
+
+    #[inline(always)]
+    unsafe fn power_of_2(self) -> Plain {
+        self.each(|n| f32::from_bits(((n as i32 + 127) as u32) << 23))
+    }
+
+    #[inline(always)]
+    unsafe fn reciprocal_guess(self) -> Plain {
+        self.each(|x| f32::from_bits(GUESS.wrapping_sub(x.to_bits())))
+    }
+}
+
+/// Twice the exponent's bias, less what makes the guess's error the same at both ends of an octave.
+const GUESS: u32 = 0x7ef3_11c7;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+#[expect(clippy::undocumented_unsafe_blocks, reason = "all by the conditions of the trait `Lanes`")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use half::bf16;
+
+    use super::{GUESS, Lanes};
+
+    /// [`Lanes`] in one register of AVX-512.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx512(__m512);
+
+    /// [`Lanes`] in two registers of AVX2.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx2(__m256, __m256);
+
+    // SAFETY: the intrinsics need AVX-512 F, BW, DQ and VL, which is what the trait demands.
+    unsafe impl Lanes for Avx512 {
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Avx512 {
+            unsafe { Avx512(_mm512_set1_ps(value)) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Avx512 {
+            unsafe { Avx512(_mm512_loadu_ps(from)) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            unsafe { _mm512_storeu_ps(to, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_bf16(from: *const bf16) -> Avx512 {
+            unsafe {
+                let narrow = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+                Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(narrow)))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store_bf16(self, to: *mut bf16) {
+            unsafe {
+                let bits = _mm512_castps_si512(self.0);
+                let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+                let rounded = _mm512_add_epi32(bits, half);
+                let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+                let value = _mm512_mask_blend_epi32(nan, rounded, quiet);
+                let narrow = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(value));
+                _mm256_storeu_si256(to.cast(), narrow);
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn add(self, other: Avx512) -> Avx512 {
+            unsafe { Avx512(_mm512_add_ps(self.0, other.0)) }
+        }
+
+        #[inline(always)]
+        unsafe fn sub(self, other: Avx512) -> Avx512 {
+            unsafe { Avx512(_mm512_sub_ps(self.0, other.0)) }
+        }
+
+        #[inline(always)]
+        unsafe fn mul(self, other: Avx512) -> Avx512 {
+            unsafe { Avx512(_mm512_mul_ps(self.0, other.0)) }
+        }
+
+        #[inline(always)]
+        unsafe fn mul_add(self, factor: Avx512, term: Avx512) -> Avx512 {
+            unsafe { Avx512(_mm512_fmadd_ps(self.0, factor.0, term.0)) }
+        }
+
+        #[inline(always)]
+        unsafe fn min(self, other: Avx512) -> Avx512 {
+            unsafe { Avx512(_mm512_min_ps(self.0, other.0)) }
+        }
+
+        #[inline(always)]
+        unsafe fn max(self, other: Avx512) -> Avx512 {
+            unsafe { Avx512(_mm512_max_ps(self.0, other.0)) }
+        }
+
+        #[inline(always)]
+        unsafe fn abs(self) -> Avx512 {
+            unsafe { Avx512(_mm512_abs_ps(self.0)) }
+        }
+
+        #[inline(always)]
+        unsafe fn copysign(self, sign: Avx512) -> Avx512 {
+            unsafe {
+                let mask = _mm512_set1_ps(-0.0);
+                let sign = _mm512_and_ps(mask, sign.0);
+                Avx512(_mm512_or_ps(sign, _mm512_andnot_ps(mask, self.0)))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn power_of_2(self) -> Avx512 {
+            unsafe {
+                let biased = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
+                Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased)))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn reciprocal_guess(self) -> Avx512 {
+            unsafe {
+                let guess = _mm512_set1_epi32(GUESS.cast_signed());
+                let bits = _mm512_sub_epi32(guess, _mm512_castps_si512(self.0));
+                Avx512(_mm512_castsi512_ps(bits))
+            }
+        }
+    }
+
+    impl Avx2 {
+        #[inline(always)]
+        unsafe fn each(self, f: impl Fn(__m256) -> __m256) -> Avx2 {
+            Avx2(f(self.0), f(self.1))
+        }
+
+        #[inline(always)]
+        unsafe fn both(self, other: Avx2, f: impl Fn(__m256, __m256) -> __m256) -> Avx2 {
+            Avx2(f(self.0, other.0), f(self.1, other.1))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn widen(narrow: __m128i) -> __m256 {
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(narrow))) }
+    }
+
+    /// Rounded to bf16, in the lower halves of 32 bits.
+    #[inline(always)]
+    unsafe fn rounded(value: __m256) -> __m256i {
+        unsafe {
+            let bits = _mm256_castps_si256(value);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+            let rounded = _mm256_add_epi32(bits, half);
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(value, value));
+            _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
+        }
+    }
+
+    // SAFETY: the intrinsics need AVX2 and FMA, which is what the trait demands.
+    unsafe impl Lanes for Avx2 {
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Avx2 {
+            unsafe { Avx2(_mm256_set1_ps(value), _mm256_set1_ps(value)) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Avx2 {
+            unsafe { Avx2(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            unsafe {
+                _mm256_storeu_ps(to, self.0);
+                _mm256_storeu_ps(to.add(8), self.1);
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn load_bf16(from: *const bf16) -> Avx2 {
+            unsafe {
+                let narrow = _mm256_loadu_si256(from.cast());
+                let high = _mm256_extracti128_si256::<1>(narrow);
+                Avx2(widen(_mm256_castsi256_si128(narrow)), widen(high))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store_bf16(self, to: *mut bf16) {
+            unsafe {
+                // Packing works within halves of a register, so the middle quarters change places.
+                let packed = _mm256_packus_epi32(rounded(self.0), rounded(self.1));
+                _mm256_storeu_si256(to.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn add(self, other: Avx2) -> Avx2 {
+            unsafe { self.both(other, |a, b| _mm256_add_ps(a, b)) }
+        }
+
+        #[inline(always)]
+        unsafe fn sub(self, other: Avx2) -> Avx2 {
+            unsafe { self.both(other, |a, b| _mm256_sub_ps(a, b)) }
+        }
+
+        #[inline(always)]
+        unsafe fn mul(self, other: Avx2) -> Avx2 {
+            unsafe { self.both(other, |a, b| _mm256_mul_ps(a, b)) }
+        }
+
+        #[inline(always)]
+        unsafe fn mul_add(self, factor: Avx2, term: Avx2) -> Avx2 {
+            unsafe {
+                Avx2(
+                    _mm256_fmadd_ps(self.0, factor.0, term.0),
+                    _mm256_fmadd_ps(self.1, factor.1, term.1),
+                )
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn min(self, other: Avx2) -> Avx2 {
+            unsafe { self.both(other, |a, b| _mm256_min_ps(a, b)) }
+        }
+
+        #[inline(always)]
+        unsafe fn max(self, other: Avx2) -> Avx2 {
+            unsafe { self.both(other, |a, b| _mm256_max_ps(a, b)) }
+        }
+
+        #[inline(always)]
+        unsafe fn abs(self) -> Avx2 {
+            unsafe { self.each(|x| _mm256_andnot_ps(_mm256_set1_ps(-0.0), x)) }
+        }
+
+        #[inline(always)]
+        unsafe fn copysign(self, sign: Avx2) -> Avx2 {
+            unsafe {
+                let mask = _mm256_set1_ps(-0.0);
+                self.both(sign, |value, sign| {
+                    _mm256_or_ps(_mm256_and_ps(mask, sign), _mm256_andnot_ps(mask, value))
+                })
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn power_of_2(self) -> Avx2 {
+            unsafe {
+                self.each(|n| {
+                    let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+                })
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn reciprocal_guess(self) -> Avx2 {
+            unsafe {
+                let guess = _mm256_set1_epi32(GUESS.cast_signed());
+                self.each(|x| _mm256_castsi256_ps(_mm256_sub_epi32(guess, _mm256_castps_si256(x))))
+            }
+        }
+    }
+}
+
+/// The first `count`, up to sixteen, numbers from `from` on, and zeros.
+///
+/// # Safety
+/// They must be readable, and the processor have the instructions.
+#[inline(always)]
+pub(crate) unsafe fn load<L: Lanes, T: Number>(from: *const T, count: usize) -> L {
+    // SAFETY: the caller's numbers.
+    unsafe {
+        if count == LANES {
+            return T::load(from);
+        }
+        let mut values = [0.0; LANES];
+        for (i, value) in values.iter_mut().take(count).enumerate() {
+            *value = (*from.add(i)).to_f32();
+        }
+        L::load(values.as_ptr())
+    }
+}
+
+/// Rounds and stores the first `count`, up to sixteen, numbers from `to` on.
+///
+/// # Safety
+/// They must be writable, and the processor have the instructions.
+#[inline(always)]
+pub(crate) unsafe fn store<L: Lanes, T: Number>(lanes: L, to: *mut T, count: usize) {
+    // SAFETY: the caller's numbers.
+    unsafe {
+        if count == LANES {
+            return T::store(lanes, to);
+        }
+        for (i, value) in lanes.to_array().into_iter().take(count).enumerate() {
+            *to.add(i) = T::from_f32(value);
+        }
+    }
+}
+
+/// Defines a function whose body, written in a type `L` of [`Lanes`], is compiled for each rung, and
+/// chosen by [`Isa::current`](crate::Isa::current) when it is called.
+macro_rules! on_lanes {
+    (
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident$(<$T:ident: $bound:path>)?($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?
+        $body:block
+    ) => {
+        $(#[$meta])*
+        $vis fn $name$(<$T: $bound>)?($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            unsafe fn body<L: $crate::lanes::Lanes $(, $T: $bound)?>($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            unsafe fn avx512$(<$T: $bound>)?($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: this function has the instructions.
+                unsafe { body::<$crate::lanes::Avx512 $(, $T)?>($($arg),*) }
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            unsafe fn avx2$(<$T: $bound>)?($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: this function has the instructions.
+                unsafe { body::<$crate::lanes::Avx2 $(, $T)?>($($arg),*) }
+            }
+
+            match $crate::Isa::current() {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: `current` is a rung that the processor has.
+                $crate::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                isa if isa > $crate::Isa::Avx2 => unsafe { avx512($($arg),*) },
+                // SAFETY: plain Rust.
+                _ => unsafe { body::<$crate::lanes::Plain $(, $T)?>($($arg),*) },
+            }
+        }
+    };
+}
+
+pub(crate) use on_lanes;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agree<L: Lanes>() {
+        let x: [f32; LANES] = std::array::from_fn(|i| (i as f32 - 7.5) * 1.37);
+        let y: [f32; LANES] = std::array::from_fn(|i| (i as f32 - 3.0) * 0.81);
+        // SAFETY: only called where the processor has the instructions; sixteen numbers each.
+        unsafe {
+            let (a, b) = (L::load(x.as_ptr()), L::load(y.as_ptr()));
+            let (c, d) = (Plain::load(x.as_ptr()), Plain::load(y.as_ptr()));
+            assert_eq!(a.add(b).to_array(), c.add(d).to_array());
+            assert_eq!(a.sub(b).to_array(), c.sub(d).to_array());
+            assert_eq!(a.mul(b).to_array(), c.mul(d).to_array());
+            assert_eq!(a.min(b).to_array(), c.min(d).to_array());
+            assert_eq!(a.max(b).to_array(), c.max(d).to_array());
+            assert_eq!(a.abs().to_array(), c.abs().to_array());
+            assert_eq!(a.copysign(b).to_array(), c.copysign(d).to_array());
+            assert_eq!(a.reciprocal_guess().to_array(), c.reciprocal_guess().to_array());
+            for (ours, (x, y)) in a.mul_add(b, a).to_array().into_iter().zip(x.into_iter().zip(y)) {
+                assert!(
+                    (f64::from(ours) - f64::from(x) * f64::from(y) - f64::from(x)).abs() < 1e-5
+                );
+            }
+            let whole: [f32; LANES] = std::array::from_fn(|i| i as f32 * 16.0 - 126.0);
+            let powers = L::load(whole.as_ptr()).power_of_2().to_array();
+            assert_eq!(powers, whole.map(|n| n.exp2()));
+            let odd = [0.0, -0.0, 1.0, 1.003_906_3, 1.011_718_8, f32::NAN, f32::INFINITY, -2.5e-39];
+            let odd: [f32; LANES] = std::array::from_fn(|i| odd[i % 8] * (1 + i / 8) as f32);
+            let (mut narrow, mut plain) = ([bf16::ZERO; LANES], [bf16::ZERO; LANES]);
+            L::load(odd.as_ptr()).store_bf16(narrow.as_mut_ptr());
+            Plain::load(odd.as_ptr()).store_bf16(plain.as_mut_ptr());
+            assert_eq!(narrow.map(bf16::to_bits), plain.map(bf16::to_bits));
+            let (wide, plain) = (L::load_bf16(narrow.as_ptr()), Plain::load_bf16(narrow.as_ptr()));
+            assert_eq!(wide.to_array().map(f32::to_bits), plain.to_array().map(f32::to_bits));
+        }
+    }
+
+    #[test]
+    fn every_kind_of_lanes_computes_the_same() {
+        agree::<Plain>();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if crate::Isa::Avx2.is_available() {
+                agree::<Avx2>();
+            }
+            if crate::Isa::Avx512.is_available() {
+                agree::<Avx512>();
+            }
+        }
+    }
+}
