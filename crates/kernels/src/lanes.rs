@@ -139,8 +139,8 @@ unsafe impl Lanes for Plain {
     #[inline(always)]
     unsafe fn mul_add(self, factor: Plain, term: Plain) -> Plain {
         let mut values = self.0;
-        for i in 0..LANES {
-            values[i] = multiply_add(values[i], factor.0[i], term.0[i]);
+        for (value, (factor, term)) in values.iter_mut().zip(factor.0.into_iter().zip(term.0)) {
+            *value = multiply_add(*value, factor, term);
         }
         Plain(values)
     }

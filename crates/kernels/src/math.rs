@@ -71,7 +71,7 @@ pub(crate) unsafe fn silu<L: Lanes>(x: L) -> L {
 pub(crate) unsafe fn erf<L: Lanes>(x: L) -> L {
     const P: [f32; 8] = [
         -3.144_018_8e-5,
-        3.088_024_1e-4,
+        3.088_024e-4,
         -1.032_402_4e-3,
         -5.369_321e-4,
         1.958_396e-2,

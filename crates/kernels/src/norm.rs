@@ -249,7 +249,7 @@ on_lanes! {
             unsafe {
                 let (x, to) = (x.as_ptr().add(row), to.as_mut_ptr().add(row));
                 let at = |c: usize| load::<L, T>(x.add(c), LANES.min(channels - c));
-                let mean = sum::<L>(channels, |c| at(c)) / channels as f32;
+                let mean = sum::<L>(channels, &at) / channels as f32;
                 let middle = L::splat(mean);
                 let squares = sum::<L>(channels, |c| {
                     let distance = at(c).sub(middle);

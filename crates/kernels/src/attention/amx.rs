@@ -88,15 +88,8 @@ pub(super) fn attention(q: &[bf16], k: &[bf16], v: &[bf16], heads: Heads) -> Val
                     let rows = QUERIES.min(queries - first);
                     let at = (image * queries + first) * width + place * depth;
                     let last = at + (rows - 1) * width + depth;
-                    tiles.attend(
-                        &q[at..last],
-                        shared.get().add(at),
-                        rows,
-                        width,
-                        depth,
-                        head,
-                        scratch,
-                    );
+                    let place = Place { rows, width, depth, head };
+                    tiles.attend(&q[at..last], shared.get().add(at), place, scratch);
                 }
                 tile::release();
             }
@@ -173,7 +166,7 @@ impl Tiles {
 
     /// Attention of up to 32 queries of one head.
     ///
-    /// * `q`, `out`: rows of `depth` numbers, `width` apart
+    /// * `q`, `out`: the first row's part of the head and what follows it
     ///
     /// # Safety
     /// The processor must have AMX and its tiles be configured; the rows of `out` belong to the caller
@@ -183,10 +176,7 @@ impl Tiles {
         &self,
         q: &[bf16],
         out: *mut bf16,
-        rows: usize,
-        width: usize,
-        depth: usize,
-        head: usize,
+        Place { rows, width, depth, head }: Place,
         scratch: &mut [f32],
     ) {
         let (scores, rest) = scratch.split_at_mut(QUERIES * KEYS);
@@ -243,6 +233,17 @@ impl Tiles {
 /// The Euclidean length of a row.
 fn length(row: &[bf16]) -> f32 {
     row.iter().map(|x| Number::to_f32(*x)).map(|x| x * x).sum::<f32>().sqrt()
+}
+
+/// Which rows a block of queries is.
+struct Place {
+    /// How many.
+    rows: usize,
+    /// Numbers from one to the next.
+    width: usize,
+    /// Numbers of this head in each.
+    depth: usize,
+    head: usize,
 }
 
 /// What one block of queries works with.
