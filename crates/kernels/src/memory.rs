@@ -2,12 +2,15 @@
 //!
 //! A step of a network makes the same few hundred results as the step before it, of a few MiB each. An
 //! allocator that gives such blocks back to the system has them cleared and mapped anew every time,
-//! which takes longer than computing what is in them. So a block of [`Values`] that is dropped goes to
-//! a list, the next one of about its size takes it from there, and [`give_back`] empties the list.
+//! which takes longer than computing what is in them. So [`Values`] live in an arena: a long range of
+//! addresses that is reserved once, of which the system backs what is touched, in large pages. A block
+//! takes the lowest free place that it fits; freed neighbors grow together; and [`give_back`] returns
+//! what is free.
 
 use std::{
     alloc::{Layout, alloc, dealloc, handle_alloc_error},
     cell::RefCell,
+    collections::BTreeMap,
     fmt,
     marker::PhantomData,
     ops::{Deref, DerefMut},
@@ -20,11 +23,14 @@ use crate::number::Number;
 /// A cache line, and a row of an AMX tile.
 const LINE: usize = 64;
 
-/// Blocks are multiples of this, so that similar ones can stand in for each other.
-const GRAIN: usize = 64 << 10;
+/// Blocks of the arena begin at multiples of this.
+const GRAIN: usize = 4096;
 
-/// The size of a large page of memory. Blocks that hold several begin at one.
+/// The size of a large page of memory.
 const LARGE_PAGE: usize = 2 << 20;
+
+/// Addresses to reserve. They cost nothing until they are used.
+const RESERVE: usize = 1 << 38;
 
 /// Numbers that begin at a cache line, in memory that is used again when they are dropped.
 pub struct Values<T> {
@@ -89,7 +95,7 @@ impl<T> fmt::Debug for Values<T> {
     }
 }
 
-/// A piece of memory. Dropped, it goes to the list of free ones.
+/// A piece of memory of the arena, or of the allocator where there is none.
 struct Block {
     start: NonNull<u8>,
     bytes: usize,
@@ -100,31 +106,128 @@ unsafe impl Send for Block {}
 // SAFETY: as above; shared access only reads.
 unsafe impl Sync for Block {}
 
-/// Blocks that nobody uses, the smallest first.
-static FREE: Mutex<Vec<Free>> = Mutex::new(Vec::new());
-
-/// A block on the list. Dropped, its memory goes back to the allocator.
-struct Free {
-    start: NonNull<u8>,
-    bytes: usize,
+/// The free places of the reserved addresses: beginning and length.
+struct Arena {
+    begin: usize,
+    end: usize,
+    free: BTreeMap<usize, usize>,
 }
 
-// SAFETY: it owns its memory, like a Vec.
-unsafe impl Send for Free {}
+/// The arena, once somebody asked for memory; none where addresses cannot be reserved.
+static ARENA: Mutex<Option<Arena>> = Mutex::new(None);
 
-fn free() -> MutexGuard<'static, Vec<Free>> {
-    FREE.lock().unwrap_or_else(PoisonError::into_inner)
+fn arena() -> MutexGuard<'static, Option<Arena>> {
+    let mut arena = ARENA.lock().unwrap_or_else(PoisonError::into_inner);
+    if arena.is_none() {
+        *arena = Some(Arena::reserve());
+    }
+    arena
 }
 
-/// Gives the memory that is kept for the next results back to the allocator: after a picture, or before
-/// results of quite other sizes.
+/// Gives memory that is kept for the next results back to the system: after a picture.
 pub fn give_back() {
-    drop(std::mem::take(&mut *free()));
+    if let Some(arena) = &mut *arena() {
+        arena.give_back();
+    }
+}
+
+impl Arena {
+    /// Reserves as many addresses as the system lets us have.
+    fn reserve() -> Arena {
+        let mut bytes = RESERVE;
+        while bytes >= 1 << 30 {
+            if let Some(begin) = system::reserve(bytes) {
+                let aligned = begin.next_multiple_of(LARGE_PAGE);
+                let end = begin + bytes;
+                return Arena { begin: aligned, end, free: [(aligned, end - aligned)].into() };
+            }
+            bytes /= 2;
+        }
+        Arena { begin: 0, end: 0, free: BTreeMap::new() }
+    }
+
+    /// The lowest place for so many bytes.
+    fn take(&mut self, bytes: usize) -> Option<usize> {
+        let (&start, &len) = self.free.iter().find(|(_, len)| **len >= bytes)?;
+        self.free.remove(&start);
+        if len > bytes {
+            self.free.insert(start + bytes, len - bytes);
+        }
+        Some(start)
+    }
+
+    fn put(&mut self, mut start: usize, mut len: usize) {
+        if let Some((&before, &before_len)) = self.free.range(..start).next_back()
+            && before + before_len == start
+        {
+            self.free.remove(&before);
+            (start, len) = (before, before_len + len);
+        }
+        if let Some(after_len) = self.free.remove(&(start + len)) {
+            len += after_len;
+        }
+        self.free.insert(start, len);
+    }
+
+    fn give_back(&mut self) {
+        for (&start, &len) in &self.free {
+            let (from, to) = (start.next_multiple_of(LARGE_PAGE), start + len);
+            // What lies above was never touched, or given back before: asking again costs little.
+            let to = to / LARGE_PAGE * LARGE_PAGE;
+            if from < to {
+                system::give_back(from, to - from);
+            }
+        }
+    }
+
+    fn holds(&self, address: usize) -> bool {
+        (self.begin..self.end).contains(&address)
+    }
+}
+
+#[cfg(unix)]
+mod system {
+    use std::ptr;
+
+    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+
+    /// Addresses that are backed when they are touched, with zeros.
+    pub(super) fn reserve(bytes: usize) -> Option<usize> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new mapping, at an address that the system chooses.
+        let begin = unsafe {
+            mmap_anonymous(ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, flags)
+        };
+        let begin = begin.ok()?;
+        // Pages of 2 MiB: 500 times fewer addresses to look up, and to be made when first touched.
+        #[cfg(target_os = "linux")]
+        // SAFETY: advice on our own mapping; it changes nothing in it.
+        let _ = unsafe { madvise(begin, bytes, Advice::LinuxHugepage) };
+        Some(begin.addr())
+    }
+
+    /// Lets the system have pages back. They are zeros when they are next touched.
+    pub(super) fn give_back(start: usize, bytes: usize) {
+        #[cfg(target_os = "linux")]
+        const UNUSED: Advice = Advice::LinuxDontNeed;
+        #[cfg(not(target_os = "linux"))]
+        const UNUSED: Advice = Advice::DontNeed;
+        // SAFETY: pages of the arena that are free, so that nobody reads them before writing.
+        let _ = unsafe { madvise(ptr::with_exposed_provenance_mut(start), bytes, UNUSED) };
+    }
+}
+
+#[cfg(not(unix))]
+mod system {
+    pub(super) fn reserve(_: usize) -> Option<usize> {
+        None
+    }
+
+    pub(super) fn give_back(_: usize, _: usize) {}
 }
 
 fn layout(bytes: usize) -> Layout {
-    let align = if bytes >= 2 * LARGE_PAGE { LARGE_PAGE } else { LINE };
-    Layout::from_size_align(bytes, align).expect("smaller than memory")
+    Layout::from_size_align(bytes, LINE).expect("smaller than memory")
 }
 
 impl Block {
@@ -134,60 +237,38 @@ impl Block {
             let start = NonNull::without_provenance(LINE.try_into().expect("not 0"));
             return Block { start, bytes };
         }
-        let bytes = bytes.next_multiple_of(if bytes < GRAIN { LINE } else { GRAIN });
-        let mut list = free();
-        let at = list.partition_point(|free| free.bytes < bytes);
-        // A little larger is as good; much larger is kept for one of its size.
-        if list.get(at).is_some_and(|free| free.bytes - bytes <= bytes / 8) {
-            let free = list.remove(at);
-            let block = Block { start: free.start, bytes: free.bytes };
-            std::mem::forget(free);
-            return block;
+        if bytes >= GRAIN {
+            let bytes = bytes.next_multiple_of(GRAIN);
+            let place = arena().as_mut().and_then(|arena| arena.take(bytes));
+            if let Some(start) =
+                place.and_then(|at| NonNull::new(std::ptr::with_exposed_provenance_mut(at)))
+            {
+                return Block { start, bytes };
+            }
         }
-        drop(list);
         let layout = layout(bytes);
         // SAFETY: the layout is not empty.
         let Some(start) = NonNull::new(unsafe { alloc(layout) }) else {
             handle_alloc_error(layout)
         };
-        prefer_large_pages(start, bytes);
         Block { start, bytes }
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
-        if self.bytes > 0 {
-            let free = Free { start: self.start, bytes: self.bytes };
-            let mut list = self::free();
-            let at = list.partition_point(|other| other.bytes < free.bytes);
-            list.insert(at, free);
+        if self.bytes == 0 {
+            return;
         }
-    }
-}
-
-impl Drop for Free {
-    fn drop(&mut self) {
+        if self.bytes >= GRAIN
+            && let Some(arena) = &mut *arena()
+            && arena.holds(self.start.addr().get())
+        {
+            return arena.put(self.start.addr().get(), self.bytes);
+        }
         // SAFETY: allocated with this very layout.
         unsafe { dealloc(self.start.as_ptr(), layout(self.bytes)) }
     }
-}
-
-/// Asks for pages of 2 MiB: 500 times fewer addresses to look up, and to be made when first touched.
-fn prefer_large_pages(start: NonNull<u8>, bytes: usize) {
-    #[cfg(target_os = "linux")]
-    if bytes >= 2 * LARGE_PAGE {
-        // SAFETY: advice on pages that lie inside our own block; it changes nothing in them.
-        let _ = unsafe {
-            rustix::mm::madvise(
-                start.as_ptr().cast(),
-                bytes / LARGE_PAGE * LARGE_PAGE,
-                rustix::mm::Advice::LinuxHugepage,
-            )
-        };
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (start, bytes);
 }
 
 /// A pointer that tasks share. Each keeps to its own part of what it points to.
@@ -229,15 +310,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dropped_memory_is_used_again() {
-        // Sizes that no other test asks for.
-        let values = Values::<f32>::zeros(12_345_678);
-        let place = values.as_ptr();
-        drop(values);
-        let again = Values::<f32>::zeros(12_300_000);
-        assert_eq!(again.as_ptr(), place);
-        assert!(again.iter().all(|value| *value == 0.0));
-        assert!(Values::<f32>::zeros(1_000_000).as_ptr() != place);
-        assert!(Values::<f32>::zeros(0).is_empty());
+    fn what_is_written_is_read() {
+        let mut values: Vec<Values<f32>> = (0..100).map(|i| Values::zeros(i * 331)).collect();
+        for (i, values) in values.iter_mut().enumerate() {
+            assert!(values.as_ptr().addr() % LINE == 0 && values.iter().all(|x| *x == 0.0));
+            values.fill(i as f32);
+        }
+        values.retain(|values| values.len() % 3 != 0);
+        let more: Vec<Values<f32>> = (0..100).map(|i| Values::zeros(i * 77)).collect();
+        give_back();
+        for values in &values {
+            assert!(values.iter().all(|x| *x == (values.len() / 331) as f32));
+        }
+        assert!(more.iter().all(|values| values.iter().all(|x| *x == 0.0)));
+    }
+
+    #[test]
+    fn freed_neighbors_grow_together() {
+        let mut arena = Arena { begin: 0, end: 100, free: [(0, 100)].into() };
+        let places: Vec<usize> = (0..5).map(|_| arena.take(20).unwrap()).collect();
+        assert_eq!((places, arena.take(1)), (vec![0, 20, 40, 60, 80], None));
+        for start in [20, 60, 0, 40] {
+            arena.put(start, 20);
+        }
+        assert_eq!(arena.free, [(0, 80)].into());
+        assert_eq!((arena.take(10), arena.take(70), arena.take(1)), (Some(0), Some(10), None));
     }
 }

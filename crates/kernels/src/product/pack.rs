@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use crate::{
     Isa,
+    lanes::{LANES, on_lanes},
     memory::{Shared, Values},
     number::Number,
 };
@@ -100,20 +101,30 @@ impl<T: Number> Packed<T> {
             let to = unsafe {
                 std::slice::from_raw_parts_mut(shared.get().add(index * panel_len), panel_len)
             };
-            for column in 0..PANEL.min(outputs - panel * PANEL) {
-                let output = panel * PANEL + column;
-                let from = &w[output * inputs * taps..(output + 1) * inputs * taps];
-                for chunk in &chunks {
-                    let to = &mut to[chunk.start * phase_taps * PANEL..];
-                    for input in chunk.start..chunk.end.min(inputs) {
-                        let from = &from[input * taps..(input + 1) * taps];
-                        for tap in 0..phase_taps {
-                            let at = tap * chunk.len() + input - chunk.start;
-                            to[place::<T>(at, column)] = T::from_f32(match sampling {
-                                Sampling::Same => from[tap],
-                                Sampling::Double => doubled(from, phase, tap),
-                            });
+            let present = PANEL.min(outputs - panel * PANEL);
+            let rows = &w[panel * PANEL * inputs * taps..][..present * inputs * taps];
+            let kernel = |from: &[f32], tap: usize| match sampling {
+                Sampling::Same => from[tap],
+                Sampling::Double => doubled(from, phase, tap),
+            };
+            for chunk in &chunks {
+                let to = &mut to[chunk.start * phase_taps * PANEL..];
+                for begin in (chunk.start..chunk.end.min(inputs)).step_by(BLOCK) {
+                    let end = (begin + BLOCK).min(chunk.end).min(inputs);
+                    for tap in 0..phase_taps {
+                        let mut block = [[0.0; BLOCK]; PANEL];
+                        for (row, block) in rows.chunks_exact(inputs * taps).zip(&mut block) {
+                            let row = &row[begin * taps..end * taps];
+                            if taps == 1 {
+                                block[..row.len()].copy_from_slice(row);
+                            } else {
+                                for (from, to) in row.chunks_exact(taps).zip(block) {
+                                    *to = kernel(from, tap);
+                                }
+                            }
                         }
+                        let at = tap * chunk.len() + begin - chunk.start;
+                        turn(&block, &mut to[at * PANEL..], end - begin);
                     }
                 }
             }
@@ -206,6 +217,36 @@ impl<T: Number> Packed<T> {
         let at = (phase * panels + panel) * padded + begin;
         // SAFETY: inside the allocation by the assertion.
         unsafe { self.values.as_ptr().add(at * self.taps * PANEL) }
+    }
+}
+
+/// Inputs that are packed at a time.
+const BLOCK: usize = 32;
+
+on_lanes! {
+    /// Turns `count` inputs of 16 outputs from rows of inputs to rows of outputs, in groups, rounded to
+    /// how they are stored.
+    fn turn<T: Number>(block: &[[f32; BLOCK]; PANEL], to: &mut [T], count: usize) {
+        let groups = count.div_ceil(T::GROUP);
+        assert!(to.len() >= groups * PANEL * T::GROUP && size_of::<T>() * T::GROUP == 4);
+        let mut rounded = [[0u32; BLOCK]; PANEL];
+        for (rounded, row) in rounded.iter_mut().zip(block) {
+            for at in (0..BLOCK).step_by(LANES) {
+                // SAFETY: sixteen numbers of the row; a group of numbers takes four bytes, so there is
+                // room for them.
+                unsafe {
+                    let lanes = L::load(row.as_ptr().add(at));
+                    T::store(lanes, rounded.as_mut_ptr().cast::<T>().add(at));
+                }
+            }
+        }
+        let to = to.as_mut_ptr().cast::<u32>();
+        for group in 0..groups {
+            for (column, rounded) in rounded.iter().enumerate() {
+                // SAFETY: inside `to` by the assertion, which has the alignment of a panel.
+                unsafe { to.add(group * PANEL + column).write(rounded[group]) }
+            }
+        }
     }
 }
 

@@ -1,3 +1,5 @@
+//! Every rung against the definition, in f64.
+
 use super::*;
 use crate::testing::{narrow, numbers, rungs};
 
