@@ -19,6 +19,39 @@ export async function writeAdapter(path, from = 'pixel') {
 	return path;
 }
 
+/** A safetensors file from its header and as many bytes of data. */
+function safetensors(header, length) {
+	const text = Buffer.from(typeof header === 'string' ? header : JSON.stringify(header));
+	const size = Buffer.alloc(8);
+	size.writeBigUInt64LE(BigInt(text.length));
+	return Buffer.concat([size, text, Buffer.alloc(length)]);
+}
+
+/**
+ * Files that cannot be used, and what the window has to say about each: a part of what is wrong with it.
+ * Those that are put on the stack or into the library all the same have their words under `kept`.
+ */
+export async function writeWrongFiles(folder) {
+	await mkdir(folder, { recursive: true });
+	const whole = await readFile(join(STARTER, 'adapters', 'pixel.safetensors'));
+	const bomb = Buffer.alloc(64);
+	bomb.writeBigUInt64LE(1n << 60n);
+	const beyond = { weight: { dtype: 'F16', shape: [64, 64], data_offsets: [0, 1 << 20] } };
+	const wrong = {
+		'truncated.safetensors': [whole.subarray(0, whole.length / 2), /end|short|truncated|cut|incomplete/i],
+		'bomb.safetensors': [bomb, /header/i],
+		'beyond.safetensors': [safetensors(beyond, 8192), /end|beyond|short|bytes/i],
+		'nonsense.safetensors': [safetensors('{"weight": [', 0), /header|JSON/i],
+		'empty.safetensors': [Buffer.alloc(0), /empty/i],
+		'zipped.safetensors': [Buffer.from('PK\x03\x04 and so on, for a while'), /zip/i],
+		'old.ckpt': [Buffer.from('\x80\x02}q\x00X\x05\x00\x00\x00helloq\x01K\x01s.', 'latin1'), /pickle/i],
+		'letter.txt': [Buffer.from('Dear all,\n'), /text/i],
+		'blank.png': [Buffer.from('\x89PNG\r\n\x1a\n', 'latin1'), /picture|PNG|image/i]
+	};
+	for (const [name, [bytes]] of Object.entries(wrong)) await writeFile(join(folder, name), bytes);
+	return Object.entries(wrong).map(([name, [, says]]) => ({ path: join(folder, name), name, says }));
+}
+
 /** The starter's base model as a Diffusers folder of another name. */
 export async function writeCheckpoint(folder) {
 	await cp(join(STARTER, 'model'), folder, { recursive: true });

@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { after, before, test } from 'node:test';
 import { Desk, KEY, until } from './driver.mjs';
-import { filesBelow, pngTexts, writeAdapter, writeCheckpoint } from './files.mjs';
+import { filesBelow, pngTexts, writeAdapter, writeCheckpoint, writeWrongFiles } from './files.mjs';
 
 const PROGRAM = resolve(process.env.IMPASTO_STUDIO ?? 'target/debug/impasto-studio');
 const PROMPT = 'a fox on a light blue background';
@@ -211,6 +211,25 @@ step('a dropped text is refused in a sentence', async () => {
 	assert.ok(said.length > 'This cannot be used shopping.txt Close'.length + 20, said);
 	await picture('refused');
 	await closeResults();
+});
+
+step('files that cannot be used get a sentence each, and the program goes on', async () => {
+	const wrong = await writeWrongFiles(join(folder, 'wrong'));
+	const before = await layers();
+	await drop(wrong.map(({ path }) => path), 'drop-wrong');
+	await page.find(id('drop-results'));
+	const said = await page.run(() =>
+		[...document.querySelectorAll('[data-testid=drop-results] li')].map((one) => one.textContent)
+	);
+	await picture('wrong-files');
+	for (const { name, says } of wrong) {
+		const sentence = said.find((one) => one.includes(name));
+		assert.ok(sentence, `nothing is said about ${name}: ${said.join('\n')}`);
+		assert.match(sentence.replace(name, ''), says, name);
+	}
+	assert.equal(new Set(said.map((one) => one.trim())).size, said.length, said.join('\n'));
+	await closeResults();
+	assert.deepEqual(await layers(), before);
 });
 
 step('a second start hands its file over and ends', async () => {
