@@ -64,6 +64,13 @@ impl Isa {
         }
     }
 
+    /// The rung that was asked for, or the best one, before it has shown that it multiplies rightly:
+    /// what that test itself, and all that needs no product, runs on.
+    pub(crate) fn untested() -> Isa {
+        static UNTESTED: OnceLock<Isa> = OnceLock::new();
+        *UNTESTED.get_or_init(|| preferred(std::env::var("IMPASTO_ISA").ok().as_deref()).0)
+    }
+
     /// The rung that is in use: `IMPASTO_ISA` if the processor has it, else the best one.
     #[must_use]
     pub fn current() -> Isa {
@@ -75,28 +82,8 @@ impl Isa {
     /// one lower for each that miscalculates.
     #[must_use]
     pub fn choose(asked: Option<&str>) -> Choice {
-        let mut doubts = Vec::new();
-        let best = || {
-            let preferred = |isa: &Isa| match isa {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512Bf16 => x86::is_amd(),
-                _ => true,
-            };
-            let mut rungs = Isa::ALL.into_iter().rev();
-            rungs.find(|isa| isa.is_available() && preferred(isa)).unwrap_or(Isa::Portable)
-        };
-        let mut isa = match asked.filter(|asked| !asked.is_empty()).map(str::parse::<Isa>) {
-            None => best(),
-            Some(Ok(isa)) if isa.is_available() => isa,
-            Some(Ok(isa)) => {
-                doubts.push(format!("IMPASTO_ISA={isa}: this processor does not have it"));
-                best()
-            }
-            Some(Err(unknown)) => {
-                doubts.push(unknown);
-                best()
-            }
-        };
+        let (mut isa, doubt) = preferred(asked);
+        let mut doubts = Vec::from_iter(doubt);
         while !crate::product::multiplies_rightly(isa) {
             let below =
                 Isa::ALL.into_iter().rev().find(|lower| *lower < isa && lower.is_available());
@@ -108,6 +95,28 @@ impl Isa {
             isa = below;
         }
         Choice { isa, doubts }
+    }
+}
+
+/// The rung that was asked for, if there is such a one here, or the best one; and what kept from the
+/// former.
+fn preferred(asked: Option<&str>) -> (Isa, Option<String>) {
+    let best = || {
+        let preferred = |isa: &Isa| match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => x86::is_amd(),
+            _ => true,
+        };
+        let mut rungs = Isa::ALL.into_iter().rev();
+        rungs.find(|isa| isa.is_available() && preferred(isa)).unwrap_or(Isa::Portable)
+    };
+    match asked.filter(|asked| !asked.is_empty()).map(str::parse::<Isa>) {
+        None => (best(), None),
+        Some(Ok(isa)) if isa.is_available() => (isa, None),
+        Some(Ok(isa)) => {
+            (best(), Some(format!("IMPASTO_ISA={isa}: this processor does not have it")))
+        }
+        Some(Err(unknown)) => (best(), Some(unknown)),
     }
 }
 

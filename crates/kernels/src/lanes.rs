@@ -477,7 +477,7 @@ pub(crate) unsafe fn store<L: Lanes, T: Number>(lanes: L, to: *mut T, count: usi
 }
 
 /// Defines a function whose body, written in a type `L` of [`Lanes`], is compiled for each rung, and
-/// chosen by [`Isa::current`](crate::Isa::current) when it is called.
+/// chosen by [`Isa::untested`](crate::Isa::untested) when it is called.
 macro_rules! on_lanes {
     (
         $(#[$meta:meta])*
@@ -503,9 +503,9 @@ macro_rules! on_lanes {
                 unsafe { body::<$crate::lanes::Avx2 $(, $T)?>($($arg),*) }
             }
 
-            match $crate::Isa::current() {
+            match $crate::Isa::untested() {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: `current` is a rung that the processor has.
+                // SAFETY: it is a rung that the processor has.
                 $crate::Isa::Avx2 => unsafe { avx2($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.

@@ -264,8 +264,11 @@ fn refusal(reading: &Reading) -> Error {
     };
     // A note that is one about the file as a whole begins with what it is.
     let said = format!("It is {}", reading.what);
-    let rest: Vec<&str> =
-        notes.map(|note| note.strip_prefix(&said).unwrap_or(note).trim_start_matches([':', ',', ';', ' '])).collect();
+    let rest: Vec<&str> = notes
+        .map(|note| {
+            note.strip_prefix(&said).unwrap_or(note).trim_start_matches([':', ',', ';', ' '])
+        })
+        .collect();
     let error = Error::new(Code::Unknown, message);
     if rest.is_empty() { error } else { error.hint(rest.join(" ")) }
 }
