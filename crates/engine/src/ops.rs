@@ -273,9 +273,9 @@ impl Weights {
     /// From a weight in the file's order: `(outputs)`, `(outputs, inputs)` or
     /// `(outputs, inputs, kernel, kernel)`, and its bias.
     pub(crate) fn new(
-        weight: Vec<f32>,
+        weight: &[f32],
         shape: &[usize],
-        bias: Option<Vec<f32>>,
+        bias: Option<&[f32]>,
         role: Role,
         precision: Precision,
     ) -> Weights {
@@ -286,24 +286,24 @@ impl Weights {
             _ => unreachable!("the checkpoint admits weights of 1, 2 or 4 dimensions only"),
         };
         let form = if shape.len() == 1 {
-            Form::Norm(weight, bias.unwrap_or_else(|| vec![0.0; outputs]))
+            Form::Norm(weight.to_vec(), bias.map_or_else(|| vec![0.0; outputs], <[f32]>::to_vec))
         } else if role == Role::Table {
-            Form::Table(Buffer::store(&weight, precision))
+            Form::Table(Buffer::store(weight, precision))
         } else {
             let sampling = match role {
                 Role::Doubling if kernel == 3 => Sampling::Double,
                 _ => Sampling::Same,
             };
-            let (taps, bias) = (kernel * kernel, bias.as_deref());
+            let taps = kernel * kernel;
             match precision {
                 Precision::F32 => {
-                    Form::F32(Packed::new(&weight, outputs, inputs, taps, bias, sampling))
+                    Form::F32(Packed::new(weight, outputs, inputs, taps, bias, sampling))
                 }
                 Precision::Bf16 => {
-                    Form::Bf16(Packed::new(&weight, outputs, inputs, taps, bias, sampling))
+                    Form::Bf16(Packed::new(weight, outputs, inputs, taps, bias, sampling))
                 }
                 Precision::F16 => {
-                    let mut weight = weight;
+                    let mut weight = weight.to_vec();
                     round_to_f16(&mut weight);
                     Form::F32(Packed::new(&weight, outputs, inputs, taps, bias, sampling))
                 }

@@ -80,7 +80,7 @@ pub enum Rng {
     Nv,
 }
 
-/// How weights and activations are stored. Arithmetic is f32 in each.
+/// How weights and activations are stored. Sums are f32 in each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// 32-bit floats.
@@ -89,6 +89,15 @@ pub enum Precision {
     Bf16,
     /// IEEE half precision: 11 bits of precision, at most 65,504.
     F16,
+}
+
+impl Precision {
+    /// The precision to use where nobody asks for one: bf16 where the processor multiplies it faster than
+    /// f32, else f32.
+    #[must_use]
+    pub fn auto() -> Precision {
+        if kernels::Isa::current().multiplies_bf16() { Precision::Bf16 } else { Precision::F32 }
+    }
 }
 
 /// An 8-bit RGB picture, rows from the top, three bytes a pixel.

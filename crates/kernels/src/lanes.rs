@@ -4,7 +4,7 @@
 //! function that has the instructions of a rung, which [`on_lanes`] makes. The rungs with FMA give the
 //! same bits; the portable one rounds a product before it adds.
 
-use half::bf16;
+use half::{bf16, f16};
 
 use crate::number::Number;
 
@@ -23,6 +23,8 @@ pub unsafe trait Lanes: Copy {
     unsafe fn load_bf16(from: *const bf16) -> Self;
     /// Rounds to the nearest, ties to even; what is not a number stays so.
     unsafe fn store_bf16(self, to: *mut bf16);
+    /// IEEE half precision.
+    unsafe fn load_f16(from: *const f16) -> Self;
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
@@ -122,6 +124,17 @@ unsafe impl Lanes for Plain {
     }
 
     #[inline(always)]
+    unsafe fn load_f16(from: *const f16) -> Plain {
+        // SAFETY: the caller's sixteen numbers.
+        let narrow = unsafe { from.cast::<[f16; LANES]>().read_unaligned() };
+        let mut values = [0.0; LANES];
+        for (value, narrow) in values.iter_mut().zip(narrow) {
+            *value = narrow.to_f32();
+        }
+        Plain(values)
+    }
+
+    #[inline(always)]
     unsafe fn add(self, other: Plain) -> Plain {
         self.both(other, |a, b| a + b)
     }
@@ -187,7 +200,7 @@ pub(crate) use x86::{Avx2, Avx512};
 mod x86 {
     use std::arch::x86_64::*;
 
-    use half::bf16;
+    use half::{bf16, f16};
 
     use super::{GUESS, Lanes};
 
@@ -237,6 +250,11 @@ mod x86 {
                 let narrow = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(value));
                 _mm256_storeu_si256(to.cast(), narrow);
             }
+        }
+
+        #[inline(always)]
+        unsafe fn load_f16(from: *const f16) -> Avx512 {
+            unsafe { Avx512(_mm512_cvtph_ps(_mm256_loadu_si256(from.cast()))) }
         }
 
         #[inline(always)]
@@ -332,7 +350,7 @@ mod x86 {
         }
     }
 
-    // SAFETY: the intrinsics need AVX2 and FMA, which is what the trait demands.
+    // SAFETY: the intrinsics need AVX2, FMA and F16C, which is what the trait demands.
     unsafe impl Lanes for Avx2 {
         #[inline(always)]
         unsafe fn splat(value: f32) -> Avx2 {
@@ -367,6 +385,16 @@ mod x86 {
                 // Packing works within halves of a register, so the middle quarters change places.
                 let packed = _mm256_packus_epi32(rounded(self.0), rounded(self.1));
                 _mm256_storeu_si256(to.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn load_f16(from: *const f16) -> Avx2 {
+            unsafe {
+                Avx2(
+                    _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
+                    _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast())),
+                )
             }
         }
 
@@ -490,14 +518,14 @@ macro_rules! on_lanes {
             unsafe fn body<L: $crate::lanes::Lanes $(, $T: $bound)?>($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
             unsafe fn avx512$(<$T: $bound>)?($($arg: $ty),*) $(-> $ret)? {
                 // SAFETY: this function has the instructions.
                 unsafe { body::<$crate::lanes::Avx512 $(, $T)?>($($arg),*) }
             }
 
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
+            #[target_feature(enable = "avx2,fma,f16c")]
             unsafe fn avx2$(<$T: $bound>)?($($arg: $ty),*) $(-> $ret)? {
                 // SAFETY: this function has the instructions.
                 unsafe { body::<$crate::lanes::Avx2 $(, $T)?>($($arg),*) }
@@ -552,6 +580,9 @@ mod tests {
             L::load(odd.as_ptr()).store_bf16(narrow.as_mut_ptr());
             Plain::load(odd.as_ptr()).store_bf16(plain.as_mut_ptr());
             assert_eq!(narrow.map(bf16::to_bits), plain.map(bf16::to_bits));
+            let halves: [f16; LANES] = std::array::from_fn(|i| f16::from_f32(odd[i % 4] * 3.3));
+            let (half, plain) = (L::load_f16(halves.as_ptr()), Plain::load_f16(halves.as_ptr()));
+            assert_eq!(half.to_array(), plain.to_array());
             let (wide, plain) = (L::load_bf16(narrow.as_ptr()), Plain::load_bf16(narrow.as_ptr()));
             assert_eq!(wide.to_array().map(f32::to_bits), plain.to_array().map(f32::to_bits));
         }

@@ -1,5 +1,6 @@
 //! Functions of single numbers, and copies: activations, sums, concatenation, enlargement.
 
+use half::f16;
 use rayon::prelude::*;
 
 use crate::{
@@ -126,6 +127,35 @@ pub fn widen<T: Number>(x: &[T]) -> Values<f32> {
     out
 }
 
+on_lanes! {
+    /// Widens IEEE half precision as it lies in a file: little-endian bytes.
+    ///
+    /// # Panics
+    /// Unless there are two bytes for each number.
+    pub fn widen_f16_bytes(bytes: &[u8], out: &mut [f32]) {
+        assert_eq!(bytes.len(), 2 * out.len(), "two bytes a number");
+        let whole = if cfg!(target_endian = "little") { out.len() / LANES * LANES } else { 0 };
+        for at in (0..whole).step_by(LANES) {
+            // SAFETY: sixteen numbers on both sides; loading needs no alignment.
+            unsafe { L::load_f16(bytes.as_ptr().add(2 * at).cast()).store(out.as_mut_ptr().add(at)) }
+        }
+        for (out, bytes) in out[whole..].iter_mut().zip(bytes[2 * whole..].as_chunks::<2>().0) {
+            *out = f16::from_le_bytes(*bytes).to_f32();
+        }
+    }
+}
+
+/// Whether no number is infinite or none at all.
+#[must_use]
+pub fn all_finite(values: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    // Without leaving early, so that it vectorizes.
+    let bad = |values: &[f32]| {
+        values.iter().fold(false, |bad, value| bad | (value.to_bits() & EXPONENT == EXPONENT))
+    };
+    !values.chunks(BLOCK).any(bad)
+}
+
 /// Puts the channels of `b` behind those of `a`, row by row.
 ///
 /// # Panics
@@ -234,6 +264,21 @@ mod tests {
             [[0.0; 5], row, row, [0.0; 5]].concat()
         };
         assert_eq!(out.values(), [one(1.0, 2.0), one(3.0, 4.0)].concat());
+    }
+
+    #[test]
+    fn halves_of_a_file_are_widened_and_checked() {
+        let halves: Vec<f16> =
+            (0..35u8).map(|i| f16::from_f32(f32::from(i) * 0.37 - 5.0)).collect();
+        let bytes: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
+        let mut wide = vec![0.0; 35];
+        widen_f16_bytes(&bytes, &mut wide);
+        assert!(wide.iter().zip(&halves).all(|(wide, half)| *wide == half.to_f32()));
+        assert!(all_finite(&wide));
+        wide[34] = f32::NEG_INFINITY;
+        assert!(!all_finite(&wide));
+        wide[34] = f32::NAN;
+        assert!(!all_finite(&wide));
     }
 
     #[test]

@@ -172,10 +172,6 @@ fn patched(
 ) -> Result<Weights> {
     let (mut weight, shape) = tensors.weight(module)?;
     let mut bias = tensors.bias(module, shape[0])?;
-    // A norm without an offset is one with offset 0.
-    if shape.len() == 1 && bias.is_none() {
-        bias = Some(vec![0.0; shape[0]]);
-    }
     let mut acting = acting(stack, module).peekable();
     if acting.peek().is_some() {
         let mut delta = Delta { weight: vec![0.0; weight.len()], bias: None };
@@ -191,7 +187,7 @@ fn patched(
             }
         }
     }
-    Ok(Weights::new(weight, &shape, bias, Role::of(module), precision))
+    Ok(Weights::new(&weight, &shape, bias.as_deref(), Role::of(module), precision))
 }
 
 fn add(to: &mut [f32], change: &[f32]) {

@@ -21,7 +21,8 @@ use std::{
 
 use candle_core::{Device, Tensor};
 use fs_err as fs;
-use half::{bf16, f16};
+use half::f16;
+use kernels::{Values, pointwise};
 use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -232,13 +233,19 @@ impl TensorFile {
     /// [`Error::Incomplete`] if there is no such tensor, [`Error::Changed`] if the file is no longer
     /// the one that was opened, [`Error::WrongKind`] for a type that holds no weights.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.read_values(name)?.to_vec())
+    }
+
+    /// [`read_f32`](TensorFile::read_f32) into memory that is used again.
+    pub(crate) fn read_values(&self, name: &str) -> Result<Values<f32>> {
         let info = self.tensors.get(name).ok_or_else(|| Error::Incomplete {
             path: self.path.clone(),
             missing: format!("it has no tensor `{name}`"),
             advice: "Get the file again, or use another".into(),
         })?;
         self.check_unchanged()?;
-        let mut values = Vec::with_capacity(info.elements());
+        let mut values = Values::zeros(info.elements());
+        let mut rest = &mut values[..];
         let mut buffer = vec![0u8; CHUNK.min(info.elements() * info.dtype.size())];
         let mut at = info.begin;
         let end = info.begin + (info.elements() * info.dtype.size()) as u64;
@@ -249,7 +256,9 @@ impl TensorFile {
                 path: self.path.clone(),
                 problem: format!("`{name}` could not be read ({error})"),
             })?;
-            append_f32(&mut values, chunk, info.dtype).map_err(|dtype| Error::WrongKind {
+            let (to, others) = rest.split_at_mut(len / info.dtype.size());
+            rest = others;
+            widen(chunk, info.dtype, to).map_err(|dtype| Error::WrongKind {
                 path: self.path.clone(),
                 wanted: "weights",
                 found: format!("stored as {} in `{name}`", dtype.name()),
@@ -548,20 +557,22 @@ fn check_extents(
 }
 
 /// Appends a chunk of raw little-endian elements as f32; the type itself if it holds no weights.
-fn append_f32(values: &mut Vec<f32>, bytes: &[u8], dtype: DType) -> Result<(), DType> {
-    fn each<const N: usize>(values: &mut Vec<f32>, bytes: &[u8], to: impl Fn([u8; N]) -> f32) {
-        values.extend(bytes.as_chunks::<N>().0.iter().map(|&element| to(element)));
+fn widen(bytes: &[u8], dtype: DType, to: &mut [f32]) -> Result<(), DType> {
+    fn each<const N: usize>(to: &mut [f32], bytes: &[u8], f: impl Fn([u8; N]) -> f32) {
+        for (to, element) in to.iter_mut().zip(bytes.as_chunks::<N>().0) {
+            *to = f(*element);
+        }
     }
     match dtype {
-        DType::F32 => each(values, bytes, f32::from_le_bytes),
-        DType::F16 => each(values, bytes, |b| f16::from_le_bytes(b).to_f32()),
-        DType::Bf16 => each(values, bytes, |b| bf16::from_le_bytes(b).to_f32()),
-        DType::F64 => each(values, bytes, |b| f64::from_le_bytes(b) as f32),
-        DType::I64 => each(values, bytes, |b| i64::from_le_bytes(b) as f32),
-        DType::I32 => each(values, bytes, |b| i32::from_le_bytes(b) as f32),
+        DType::F32 => each(to, bytes, f32::from_le_bytes),
+        DType::F16 => pointwise::widen_f16_bytes(bytes, to),
+        DType::Bf16 => each(to, bytes, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
+        DType::F64 => each(to, bytes, |b| f64::from_le_bytes(b) as f32),
+        DType::I64 => each(to, bytes, |b| i64::from_le_bytes(b) as f32),
+        DType::I32 => each(to, bytes, |b| i32::from_le_bytes(b) as f32),
         // Unscaled f8 is f16 or f32 with fewer bits (formats: e4m3fn has no infinities).
-        DType::F8E5M2 => each(values, bytes, |[b]: [u8; 1]| f16::from_le_bytes([0, b]).to_f32()),
-        DType::F8E4M3 => each(values, bytes, |[b]: [u8; 1]| f8_e4m3(b)),
+        DType::F8E5M2 => each(to, bytes, |[b]: [u8; 1]| f16::from_le_bytes([0, b]).to_f32()),
+        DType::F8E4M3 => each(to, bytes, |[b]: [u8; 1]| f8_e4m3(b)),
         other @ (DType::I16 | DType::I8 | DType::U8 | DType::Bool) => return Err(other),
     }
     Ok(())

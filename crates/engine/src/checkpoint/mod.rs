@@ -17,6 +17,7 @@ use std::{
 };
 
 use fs_err as fs;
+use kernels::{Values, pointwise};
 use serde_json::Value;
 
 use crate::{
@@ -258,7 +259,7 @@ impl Tensors {
     }
 
     /// A module's weight in f32 and in the file's order, with its shape.
-    pub(crate) fn weight(&self, module: &str) -> Result<(Vec<f32>, Vec<usize>)> {
+    pub(crate) fn weight(&self, module: &str) -> Result<(Values<f32>, Vec<usize>)> {
         let tensor = format!("{module}.weight");
         let Some((file, source)) = self.sources.get(&tensor) else {
             return Err(self.missing(&tensor));
@@ -293,12 +294,12 @@ impl Tensors {
                 expected: format!("one number for each of {outputs} outputs"),
             });
         }
-        self.read(*file, source).map(Some)
+        Ok(Some(self.read(*file, source)?.to_vec()))
     }
 
-    fn read(&self, file: usize, source: &str) -> Result<Vec<f32>> {
-        let values = self.files[file].read_f32(source)?;
-        if values.iter().all(|value| value.is_finite()) {
+    fn read(&self, file: usize, source: &str) -> Result<Values<f32>> {
+        let values = self.files[file].read_values(source)?;
+        if pointwise::all_finite(&values) {
             return Ok(values);
         }
         Err(Error::NotFinite {

@@ -60,7 +60,8 @@ fn layers(case: &Case, part: &str) -> Layers {
     for (name, weight) in &tensors {
         let Some(module) = name.strip_suffix(".weight") else { continue };
         let bias = tensors.get(&format!("{module}.bias")).map(flat);
-        let weights = Weights::new(flat(weight), weight.dims(), bias, Role::of(module), F32);
+        let weights =
+            Weights::new(&flat(weight), weight.dims(), bias.as_deref(), Role::of(module), F32);
         layers.modules.insert(module.to_owned(), weights);
     }
     layers
