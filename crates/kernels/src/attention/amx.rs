@@ -17,8 +17,8 @@ use rayon::prelude::*;
 
 use super::Heads;
 use crate::{
+    lanes::{Avx512, LANES, Lanes, load, on_lanes, store},
     memory::{Shared, Values, with_scratch},
-    number::Number,
     tile::{self, Left},
 };
 
@@ -122,16 +122,25 @@ impl Tiles {
                 };
                 for (index, tile) in key_tiles.chunks_exact_mut(TILE).enumerate() {
                     let (first, step) = (index / steps * SIDE, index % steps * DEPTH);
-                    let present = DEPTH.min(depth - step) / 2;
-                    if first + SIDE > keys || present < DEPTH / 2 || !depth.is_multiple_of(2) {
+                    let present = DEPTH.min(depth - step);
+                    if first + SIDE > keys || present < DEPTH {
                         tile.fill(bf16::ZERO);
                     }
                     for key in first..keys.min(first + SIDE) {
-                        let from = row(k, key);
-                        for c in step..depth.min(step + DEPTH) {
-                            let place = (c - step) / 2 * DEPTH + (key - first) * 2 + c % 2;
-                            // SAFETY: number `c` of the row of `depth` numbers.
-                            tile[place] = unsafe { *from.add(c) };
+                        // SAFETY: the rest of a row of `depth` numbers, up to `present`.
+                        let from = unsafe { row(k, key).add(step) };
+                        for c in 0..present / 2 {
+                            let place = c * DEPTH + (key - first) * 2;
+                            // SAFETY: as above; two numbers side by side in both.
+                            unsafe {
+                                let pair = from.add(2 * c).cast::<[bf16; 2]>().read_unaligned();
+                                *tile.as_mut_ptr().add(place).cast::<[bf16; 2]>() = pair;
+                            }
+                        }
+                        if !present.is_multiple_of(2) {
+                            let place = present / 2 * DEPTH + (key - first) * 2;
+                            // SAFETY: as above.
+                            tile[place] = unsafe { *from.add(present - 1) };
                         }
                     }
                 }
@@ -141,15 +150,18 @@ impl Tiles {
                     if first + DEPTH > keys || present < SIDE {
                         tile.fill(bf16::ZERO);
                     }
+                    let ones = present < SIDE && column + present == depth;
                     for key in first..keys.min(first + DEPTH) {
-                        let from = row(v, key);
-                        let place = |c: usize| (key - first) / 2 * DEPTH + c * 2 + key % 2;
-                        for c in 0..present {
-                            // SAFETY: number `column + c` of the row of `depth` numbers.
-                            tile[place(c)] = unsafe { *from.add(column + c) };
+                        // SAFETY: as many numbers of the row as are present.
+                        let from = unsafe {
+                            std::slice::from_raw_parts(row(v, key).wrapping_add(column), present)
+                        };
+                        let to = &mut tile[(key - first) / 2 * DEPTH..][..DEPTH];
+                        for (c, value) in from.iter().enumerate() {
+                            to[2 * c + key % 2] = *value;
                         }
-                        if present < SIDE && column + present == depth {
-                            tile[place(present)] = bf16::ONE;
+                        if ones {
+                            to[2 * present + key % 2] = bf16::ONE;
                         }
                     }
                 }
@@ -171,7 +183,7 @@ impl Tiles {
     /// # Safety
     /// The processor must have AMX and its tiles be configured; the rows of `out` belong to the caller
     /// alone.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
     unsafe fn attend(
         &self,
         q: &[bf16],
@@ -221,18 +233,31 @@ impl Tiles {
         }
         for row in 0..rows {
             let results = &results[row * result_row..][..result_row];
-            let factor = 1.0 / results[depth];
-            for (c, result) in results[..depth].iter().enumerate() {
+            for c in (0..depth).step_by(LANES) {
                 // SAFETY: the caller's own row.
-                unsafe { *out.add(row * width + c) = Number::from_f32(result * factor) }
+                unsafe {
+                    let factor = Avx512::splat(1.0 / results[depth]);
+                    let values = Avx512::load(results.as_ptr().add(c)).mul(factor);
+                    store(values, out.add(row * width + c), LANES.min(depth - c));
+                }
             }
         }
     }
 }
 
-/// The Euclidean length of a row.
-fn length(row: &[bf16]) -> f32 {
-    row.iter().map(|x| Number::to_f32(*x)).map(|x| x * x).sum::<f32>().sqrt()
+on_lanes! {
+    /// The Euclidean length of a row.
+    fn length(row: &[bf16]) -> f32 {
+        // SAFETY: as many numbers as there are, and the macro's function has the instructions.
+        unsafe {
+            let mut sums = L::splat(0.0);
+            for at in (0..row.len()).step_by(LANES) {
+                let x: L = load(row.as_ptr().add(at), LANES.min(row.len() - at));
+                sums = x.mul_add(x, sums);
+            }
+            sums.to_array().iter().sum::<f32>().sqrt()
+        }
+    }
 }
 
 /// Which rows a block of queries is.
