@@ -217,7 +217,7 @@ pub(crate) enum ListWhat {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum PrecisionArg {
-    /// f32
+    /// bf16 where the processor multiplies it faster than f32, else f32
     Auto,
     F32,
     Bf16,
@@ -233,7 +233,8 @@ pub(crate) enum RngArg {
 impl From<PrecisionArg> for Precision {
     fn from(precision: PrecisionArg) -> Precision {
         match precision {
-            PrecisionArg::Auto | PrecisionArg::F32 => Precision::F32,
+            PrecisionArg::Auto => Precision::auto(),
+            PrecisionArg::F32 => Precision::F32,
             PrecisionArg::Bf16 => Precision::Bf16,
             PrecisionArg::F16 => Precision::F16,
         }

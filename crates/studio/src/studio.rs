@@ -134,6 +134,8 @@ impl Studio {
         let mut state = self.desk.state();
         let db = self.desk.db.lock();
         let settings = self.desk.settings();
+        // What a person starts with; a session and a recipe have their own.
+        let precision = engine::Precision::auto();
         let snapshot = Snapshot {
             jobs: queue::all(&db)?,
             order: queue::order(&db)?,
@@ -142,8 +144,8 @@ impl Studio {
             live: state.live.clone(),
             session: session(&db)?,
             stacks: stacks(&db)?,
-            defaults: self.defaults()?,
-            device: self.desk.device_label(engine::Precision::F32),
+            defaults: GenerationParams { precision, ..self.defaults()? },
+            device: self.desk.device_label(precision),
             output_folder: self.desk.gallery.folder().display().to_string(),
             data_folder: self.desk.data.data.display().to_string(),
             gallery_revision: self.desk.gallery.revision(),

@@ -593,6 +593,8 @@ fn f8_e4m3(byte: u8) -> f32 {
 mod tests {
     use std::path::PathBuf;
 
+    use half::bf16;
+
     use super::*;
 
     /// A file's bytes: length, header, data.
