@@ -9,6 +9,7 @@
 #   make ui           checks the window's page, on a double of the program
 #   make test-window  drives the real window on a screen that nobody sees
 #   make package      builds a .deb with window, command line and starter
+#   make bench        times the command line against its peers (an hour, 20 GB of disk; needs Python 3.11)
 #
 # All install what is missing first.
 
@@ -27,7 +28,9 @@ TEST_PACKAGES := $(WINDOW_PACKAGES) xvfb webkit2gtk-driver xdotool python3-gi gi
 WINDOW := --features impasto-window/custom-protocol
 TARGET = $(shell cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 
-.PHONY: setup setup-window setup-test run window picture test test-window package ui format starter
+PEERS := torch diffusers transformers peft openvino safetensors accelerate
+
+.PHONY: bench setup setup-window setup-test run window picture test test-window package ui format starter
 
 # installed PACKAGE...: installs those that are not there.
 define installed
@@ -109,3 +112,10 @@ format:
 # Copies the starter model anew: make starter FROM=folder
 starter:
 	scripts/update-starter.sh "$(FROM)"
+
+# The peers live in a virtual environment of their own, below the build's folder.
+bench: setup
+	cargo build --release --locked -p impasto
+	test -x $(TARGET)/bench/env/bin/python || python3 -m venv $(TARGET)/bench/env
+	$(TARGET)/bench/env/bin/pip install --quiet $(PEERS)
+	$(TARGET)/bench/env/bin/python benches/compare.py $(TARGET)/bench --impasto $(TARGET)/release/impasto

@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""Times Impasto and its peers on the same work, in turn, and prints ratios of medians.
+
+    make bench                      everything (an hour on two cores)
+    benches/compare.py WORK --only step decode --rounds 3
+
+WORK is a folder for the random-weight Stable Diffusion 1.5, some 12 GB. Runs alternate, peer after peer
+and round after round, so that a machine that slows down slows all of them. The machine should be
+otherwise idle.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PEERS = HERE / "peers"
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("work", type=Path)
+parser.add_argument("--impasto", type=Path, default=HERE.parent / "target/release/impasto")
+parser.add_argument("--rounds", type=int, default=3)
+parser.add_argument("--isa", default="", choices=["", "avx2", "avx512"])
+parser.add_argument("--only", nargs="*", default=["network", "picture", "starter", "adapters"])
+arguments = parser.parse_args()
+MODEL = arguments.work / "sd15-f16"
+ADAPTERS = sorted((arguments.work / "loras").glob("*.safetensors"))
+STARTER = HERE.parent / "assets/starter/model"
+
+
+def last_json(command, environment=()):
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **dict(environment)}, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}\n{done.stderr}")
+    start = done.stdout.index("{")
+    return json.loads(done.stdout[start:])
+
+
+def peer(script, *options):
+    return last_json([sys.executable, PEERS / script, *map(str, options)])
+
+
+def impasto(model, precision, *options):
+    """One picture, or a batch; with the seconds from the process's start to the first UNet call."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = last_json(
+            [arguments.impasto, "generate", "--model", model, "--prompt", "a fox on a light blue background",
+             "--precision", precision, "--seed", "7", "--out", f"{folder}/a.png", "--json", *map(str, options)],
+            [("IMPASTO_ISA", arguments.isa)],
+        )
+    report["to_first_step_s"] = report["load_s"] + report["patch_s"] + report["encode_s"]
+    return report
+
+
+def middle(values):
+    return statistics.median(values)
+
+
+def table(title, ours, theirs):
+    """Lists of figures by name; the ratio is to the best peer."""
+    best = min(middle(values) for values in theirs.values())
+    print(f"\n{title}")
+    for name, values in {**ours, **theirs}.items():
+        ratio = f"   ratio {middle(values) / best:.2f}" if name in ours else ""
+        print(f"  {name:28} {middle(values):9.3f}   ({min(values):.3f} to {max(values):.3f}){ratio}")
+    sys.stdout.flush()
+
+
+def network():
+    # Without the processor's own bf16 products, f32 is what people use.
+    kinds = ["f32"] if arguments.isa else ["bf16"]
+    isa = ["--isa", arguments.isa] if arguments.isa else []
+    step, decode, peers_step, peers_decode = {}, {}, {}, {}
+    for _ in range(arguments.rounds):
+        for kind in kinds:
+            report = impasto(MODEL, kind, "--steps", 6, "--width", 512, "--height", 512)
+            # The first step touches its memory for the first time.
+            step.setdefault(f"impasto {kind}", []).extend(report["step_s"][1:])
+            decode.setdefault(f"impasto {kind}", []).append(report["decode_s"])
+            for name, script, option in (
+                ("torch", "bench_torch.py", "--dtype"),
+                ("openvino", "bench_openvino.py", "--precision"),
+            ):
+                report = peer(script, arguments.work, option, kind, *isa)
+                peers_step.setdefault(f"{name} {kind}", []).append(report["unet_step_s"])
+                peers_decode.setdefault(f"{name} {kind}", []).append(report["vae_decode_s"])
+    table("UNet step, 512 × 512, batch 2, seconds", step, peers_step)
+    table("VAE decode, 512 × 512, seconds", decode, peers_decode)
+
+
+def whole(model, size, title):
+    figures = {name: ({}, {}) for name in ("seconds until the first step", "seconds in all", "peak memory, MiB")}
+    for _ in range(arguments.rounds):
+        ours = impasto(model, "bf16", "--steps", 20, "--width", size, "--height", size)
+        theirs = peer("bench_pipeline.py", model, "--size", size, "--dtype", "bf16")
+        for name, a, b in (
+            ("seconds until the first step", ours["to_first_step_s"], theirs["to_first_step_s"]),
+            ("seconds in all", ours["total_s"], theirs["total_s"]),
+            ("peak memory, MiB", ours["peak_rss_bytes"] / 2**20, theirs["peak_rss_mib"]),
+        ):
+            figures[name][0].setdefault("impasto bf16", []).append(a)
+            figures[name][1].setdefault("diffusers bf16", []).append(b)
+    for name, (ours, theirs) in figures.items():
+        table(f"{title}: {name}", ours, theirs)
+
+
+def adapters():
+    ours, theirs = {}, {}
+    options = [option for path in ADAPTERS for option in ("--lora", f"{path}=0.5")]
+    for _ in range(arguments.rounds):
+        report = impasto(MODEL, "bf16", "--steps", 1, "--width", 64, "--height", 64, *options)
+        ours.setdefault("impasto bf16", []).append(report["patch_s"])
+        report = peer("bench_lora_torch.py", arguments.work)
+        # Ours reads the files as well.
+        theirs.setdefault("diffusers + PEFT, fuse", []).append(report["fuse_s"])
+    table("Five rank-32 adapters, first application, seconds", ours, theirs)
+
+
+if not MODEL.exists():
+    subprocess.run([sys.executable, PEERS / "make_sd15.py", arguments.work], check=True)
+if "network" in arguments.only:
+    network()
+if "picture" in arguments.only and not arguments.isa:
+    whole(MODEL, 512, "A picture with SD 1.5, 512 × 512, 20 steps")
+if "starter" in arguments.only and not arguments.isa:
+    whole(STARTER, 128, "A picture with the starter, 128 × 128, 20 steps")
+if "adapters" in arguments.only and not arguments.isa:
+    adapters()
