@@ -130,7 +130,7 @@ impl Cards {
                 Err(Error::new(Code::Unknown, format!("it is {}", reading.what))
                     .hint("it is kept in the library; this version cannot use embeddings yet"))
             }
-            ModelKind::Vae | ModelKind::Other => Err(refusal(reading)),
+            ModelKind::Vae | ModelKind::Other => Err(refusal(path, reading)),
         }
     }
 
@@ -254,18 +254,35 @@ fn fate(reading: &Reading) -> (DropKind, &'static str) {
     }
 }
 
+/// [`Reading::what`] -> what to do about it, where the notes do not say so.
+const TODO: &[(&str, &str)] = &[
+    ("a zip archive", "Unpack it, and drop what is in it."),
+    (
+        "a file of an unknown format",
+        "If a model was downloaded under this name, download it again.",
+    ),
+    ("a text file", "Drop adapters, base models or pictures."),
+];
+
 /// Why a file cannot be used.
-fn refusal(reading: &Reading) -> Error {
+fn refusal(path: &Path, reading: &Reading) -> Error {
     let mut notes = reading.notes.iter();
-    // What could not be read says everything itself.
+    // What could not be read says everything itself; the window has its name above that.
     let message = match reading.is_damaged() {
-        true => notes.next().cloned().unwrap_or_default(),
+        true => notes
+            .next()
+            .map(|note| note.replace(&*path.to_string_lossy(), &file_name(path)))
+            .unwrap_or_default(),
         false => format!("it is {}", reading.what),
     };
     // A note that is one about the file as a whole begins with what it is.
     let said = format!("It is {}", reading.what);
-    let rest: Vec<&str> =
-        notes.map(|note| note.strip_prefix(&said).unwrap_or(note).trim_start_matches([':', ',', ';', ' '])).collect();
+    let rest = notes.map(|note| {
+        sentence(note.strip_prefix(&said).unwrap_or(note).trim_start_matches([':', ',', ';', ' ']))
+    });
+    let mut rest: Vec<String> = rest.collect();
+    let todo = TODO.iter().find(|(what, _)| reading.what == *what);
+    rest.extend(todo.map(|(_, todo)| (*todo).to_owned()));
     let error = Error::new(Code::Unknown, message);
     if rest.is_empty() { error } else { error.hint(rest.join(" ")) }
 }
