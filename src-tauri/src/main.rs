@@ -10,18 +10,23 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    spare_nvidia();
+    choose_renderer();
     window::run()
 }
 
-/// With NVIDIA's driver, WebKit's faster way of handing pictures to the screen shows an empty window.
+/// WebKit's way of handing pictures to the screen through the graphics card shows an empty window with
+/// NVIDIA's driver; without a card it is drawn in software, several times slower than WebKit's plain way.
 #[cfg(target_os = "linux")]
-fn spare_nvidia() {
+fn choose_renderer() {
     const SWITCH: &str = "WEBKIT_DISABLE_DMABUF_RENDERER";
 
-    if std::path::Path::new("/proc/driver/nvidia/version").exists()
-        && std::env::var_os(SWITCH).is_none()
-    {
+    let nvidia = std::path::Path::new("/proc/driver/nvidia/version").exists();
+    let card = std::fs::read_dir("/dev/dri").is_ok_and(|devices| {
+        devices
+            .flatten()
+            .any(|device| device.file_name().as_encoded_bytes().starts_with(b"renderD"))
+    });
+    if (nvidia || !card) && std::env::var_os(SWITCH).is_none() {
         #[expect(unsafe_code, reason = "the only way to set what WebKit reads")]
         // SAFETY: nothing has been started yet, so there is no other thread that reads the environment.
         unsafe {
@@ -31,4 +36,4 @@ fn spare_nvidia() {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn spare_nvidia() {}
+fn choose_renderer() {}

@@ -1,5 +1,5 @@
 // Files for the window test: what a person would drop, and what they would look for afterwards.
-import { cp, mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { chmod, cp, mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -27,9 +27,48 @@ function safetensors(header, length) {
 	return Buffer.concat([size, text, Buffer.alloc(length)]);
 }
 
+/** An adapter of the starter, of whose weights none is a number. */
+export async function writeNanAdapter(path) {
+	const bytes = await readFile(join(STARTER, 'adapters', 'pixel.safetensors'));
+	const length = Number(bytes.readBigUInt64LE(0));
+	const header = JSON.parse(bytes.toString('utf8', 8, 8 + length));
+	for (const [name, { data_offsets: [begin, end] = [0, 0] }] of Object.entries(header)) {
+		if (!name.endsWith('weight')) continue;
+		for (let at = begin; at < end; at += 2) bytes.writeUInt16LE(0x7e00, 8 + length + at);
+	}
+	await mkdir(dirname(path), { recursive: true });
+	await writeFile(path, bytes);
+	return path;
+}
+
+/** A LoRA for SDXL: its width of 2048 in the cross attention, its second text encoder, its kohya names. */
+export async function writeXlAdapter(path) {
+	const header = {};
+	let at = 0;
+	const tensor = (name, shape) => {
+		const length = 2 * shape.reduce((product, side) => product * side, 1);
+		header[name] = { dtype: 'F16', shape, data_offsets: [at, at + length] };
+		at += length;
+	};
+	const module = (name, to, from) => {
+		tensor(`${name}.lora_down.weight`, [4, from]);
+		tensor(`${name}.lora_up.weight`, [to, 4]);
+		tensor(`${name}.alpha`, []);
+	};
+	for (const block of ['input_blocks_4_1', 'input_blocks_5_1', 'output_blocks_3_1']) {
+		const inside = `lora_unet_${block}_transformer_blocks_0`;
+		module(`${inside}_attn1_to_q`, 640, 640);
+		module(`${inside}_attn2_to_k`, 640, 2048);
+	}
+	module('lora_te1_text_model_encoder_layers_0_mlp_fc1', 3072, 768);
+	module('lora_te2_text_model_encoder_layers_0_mlp_fc1', 5120, 1280);
+	await mkdir(dirname(path), { recursive: true });
+	await writeFile(path, safetensors(header, at));
+	return path;
+}
+
 /**
  * Files that cannot be used, and what the window has to say about each: a part of what is wrong with it.
- * Those that are put on the stack or into the library all the same have their words under `kept`.
  */
 export async function writeWrongFiles(folder) {
 	await mkdir(folder, { recursive: true });
@@ -49,6 +88,16 @@ export async function writeWrongFiles(folder) {
 		'blank.png': [Buffer.from('\x89PNG\r\n\x1a\n', 'latin1'), /picture|PNG|image/i]
 	};
 	for (const [name, [bytes]] of Object.entries(wrong)) await writeFile(join(folder, name), bytes);
+	await mkdir(join(folder, 'nothing in it'));
+	wrong['nothing in it'] = [null, /folder without models/i];
+	await symlink(join(folder, 'moved away'), join(folder, 'dangling.safetensors'));
+	wrong['dangling.safetensors'] = [null, /link to .*not found/i];
+	// Root may read everything.
+	if (process.getuid?.() !== 0) {
+		await writeFile(join(folder, 'locked.safetensors'), whole);
+		await chmod(join(folder, 'locked.safetensors'), 0o000);
+		wrong['locked.safetensors'] = [null, /may not be read/i];
+	}
 	return Object.entries(wrong).map(([name, [, says]]) => ({ path: join(folder, name), name, says }));
 }
 

@@ -9,7 +9,15 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { after, before, test } from 'node:test';
 import { Desk, KEY, until } from './driver.mjs';
-import { filesBelow, pngTexts, writeAdapter, writeCheckpoint, writeWrongFiles } from './files.mjs';
+import {
+	filesBelow,
+	pngTexts,
+	writeAdapter,
+	writeCheckpoint,
+	writeNanAdapter,
+	writeWrongFiles,
+	writeXlAdapter
+} from './files.mjs';
 
 const PROGRAM = resolve(process.env.IMPASTO_STUDIO ?? 'target/debug/impasto-studio');
 const PROMPT = 'a fox on a light blue background';
@@ -230,6 +238,29 @@ step('files that cannot be used get a sentence each, and the program goes on', a
 	assert.equal(new Set(said.map((one) => one.trim())).size, said.length, said.join('\n'));
 	await closeResults();
 	assert.deepEqual(await layers(), before);
+});
+
+step('an adapter for another family is kept in the library, with the reason', async () => {
+	const before = await layers();
+	await drop([await writeXlAdapter(join(folder, 'desktop', 'large brush.safetensors'))]);
+	assert.match(await page.text(id('drop-results')), /large brush[^]*for SDXL[^]*SD 1\.x/);
+	await closeResults();
+	assert.deepEqual(await layers(), before);
+	assert.ok(existsSync(join(data, 'models/adapters/large brush.safetensors')));
+});
+
+step('weights that are no numbers fail in words, and the next picture is made', async () => {
+	await drop([await writeNanAdapter(join(folder, 'desktop', 'broken brush.safetensors'))]);
+	await page.find(layer('broken brush'));
+	const made = await page.count(id('film-item'));
+	await page.click(id('generate'));
+	const said = await page.text(id('easel-failure'));
+	assert.match(said, /broken brush[^]*not a number[^]*(get it again|turn)/i);
+	await picture('failure');
+	await page.click(`${layer('broken brush')} [aria-label^="Remove "]`);
+	await page.gone(layer('broken brush'));
+	await page.click(id('generate'));
+	await until('the next picture', async () => (await page.count(id('film-item'))) > made, 60);
 });
 
 step('a second start hands its file over and ends', async () => {

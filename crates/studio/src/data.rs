@@ -1,10 +1,13 @@
 //! Where everything lies that is not a picture: the data folder and its relatives.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use fs_err as fs;
 
-use crate::{Code, Error, Folders, Result, starter::Starter};
+use crate::{Code, Error, Folders, Result, files, starter::Starter};
 
 /// Where a studio keeps things.
 #[derive(Debug, Clone)]
@@ -66,6 +69,19 @@ impl DataFolder {
             fs::create_dir_all(self.models().join(name))?;
         }
         Ok(())
+    }
+
+    /// Takes away what the program left half-written here when it was killed. Only for who holds the
+    /// folder's lock: nobody else writes into these.
+    pub(crate) fn sweep(&self) {
+        let models = fs::read_dir(self.models()).into_iter().flatten().flatten();
+        let own = [self.data.clone(), self.inputs(), self.covers(), self.thumbnails()];
+        let own = own.into_iter().chain([self.cache.join("covers")]);
+        for folder in own.chain(models.map(|entry| entry.path())) {
+            files::sweep(&folder, Duration::ZERO);
+        }
+        // The command line keeps hashes here.
+        files::sweep(&self.cache, Duration::from_secs(10));
     }
 
     /// The library's own folder, with `checkpoints`, `adapters`, `vae` and `embeddings` in it.

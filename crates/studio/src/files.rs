@@ -5,15 +5,20 @@
 //! the old one as it was.
 
 use std::{
+    ffi::OsStr,
     fmt::Display,
     io::{self, BufWriter, Write},
     path::Path,
+    time::{Duration, SystemTime},
 };
 
 use fs_err as fs;
 use tempfile::{Builder, NamedTempFile};
 
 use crate::{Result, db};
+
+const PREFIX: &str = ".impasto-";
+const SUFFIX: &str = ".tmp";
 
 /// What becomes of a file that already has the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,10 +86,47 @@ pub(crate) fn stamp(path: &Path) -> io::Result<(i64, i64)> {
     Ok((modified, i64::try_from(metadata.len()).unwrap_or(i64::MAX)))
 }
 
+/// Names of what goes away by itself unless it is given a name, or the program is killed.
+pub(crate) fn temporaries<'a>() -> Builder<'a, 'a> {
+    let mut builder = Builder::new();
+    builder.prefix(PREFIX).suffix(SUFFIX);
+    builder
+}
+
+/// Whether a name is one of [`temporaries`].
+pub(crate) fn is_temporary(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX))
+}
+
+/// Takes away what a killed program left half-written in a folder. What is younger than `age` may be
+/// another program's at work, and stays; answers whether there is any.
+pub(crate) fn sweep(folder: &Path, age: Duration) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else { return false };
+    let mut young = false;
+    for entry in entries.flatten().filter(|entry| is_temporary(&entry.file_name())) {
+        let Ok(status) = entry.metadata() else { continue };
+        let old = status.modified().is_ok_and(|modified| {
+            SystemTime::now().duration_since(modified).is_ok_and(|since| since >= age)
+        });
+        let swept = match (old || age.is_zero(), status.is_dir()) {
+            (false, _) => {
+                young = true;
+                continue;
+            }
+            (true, true) => fs::remove_dir_all(entry.path()),
+            (true, false) => fs::remove_file(entry.path()),
+        };
+        match swept {
+            Ok(()) => tracing::info!("`{}` was left half-written", entry.path().display()),
+            Err(error) => tracing::warn!("what was left half-written stays: {error}"),
+        }
+    }
+    young
+}
+
 /// A file that goes away by itself unless it is given a name.
 fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
-    let mut builder = Builder::new();
-    builder.prefix(".impasto-").suffix(".tmp");
+    let mut builder = temporaries();
     // A picture is for whoever may read the folder; temporary files are private otherwise. The umask
     // still applies.
     #[cfg(unix)]
@@ -128,6 +170,20 @@ mod tests {
         write(&path, Existing::Replace, |writer| writer.write_all(b"two")).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(names(folder.path()), ["a"]);
+    }
+
+    #[test]
+    fn what_was_left_half_written_goes_when_nobody_can_be_at_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = temporary(folder.path()).unwrap().into_temp_path().keep().unwrap();
+        let copy = temporaries().tempdir_in(folder.path()).unwrap().keep();
+        fs::write(copy.join("model"), b"half").unwrap();
+        fs::write(folder.path().join("kept"), b"x").unwrap();
+        assert!(sweep(folder.path(), Duration::from_secs(60)), "both are young");
+        assert!(left.exists() && copy.exists());
+        assert!(!sweep(folder.path(), Duration::ZERO));
+        assert_eq!(names(folder.path()), ["kept"]);
+        assert!(!sweep(&folder.path().join("nowhere"), Duration::ZERO));
     }
 
     #[cfg(unix)]

@@ -80,6 +80,7 @@ impl Studio {
     pub fn open(data: DataFolder, files: &[PathBuf]) -> Result<Option<Studio>> {
         let Some(lock) = FolderLock::take(&data.data, files)? else { return Ok(None) };
         data.create()?;
+        data.sweep();
         let (settings, mut notices) = Settings::read(&data.settings);
         let (db, notice) = Db::open(&data.database())?;
         notices.extend(notice);

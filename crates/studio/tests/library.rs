@@ -257,6 +257,20 @@ fn what_cannot_be_used_is_told_with_its_reason() {
         let items = desk.studio.describe_drop(std::slice::from_ref(&path), None);
         assert_eq!((items[0].kind, items[0].usable), (DropKind::Other, false), "{items:?}");
     }
+    #[cfg(unix)]
+    {
+        let link = elsewhere.path().join("link.safetensors");
+        std::os::unix::fs::symlink(elsewhere.path().join("moved"), &link).unwrap();
+        let refusal = desk.refusal(&link);
+        assert!(refusal.contains("is a link to") && refusal.contains("moved"), "{refusal}");
+    }
+    // What hovers is told once, and without the folders that it lies in.
+    let cut = elsewhere.path().join("cut.safetensors");
+    let item = desk.studio.describe_drop(std::slice::from_ref(&cut), None).remove(0);
+    assert!(item.what.starts_with("Cannot read `cut.safetensors`"), "{item:?}");
+    let text = elsewhere.path().join("notes.txt");
+    let item = desk.studio.describe_drop(std::slice::from_ref(&text), None).remove(0);
+    assert_eq!(item.what, "a text file · Nothing to paint with.");
     fs::create_dir(elsewhere.path().join("nothing")).unwrap();
     assert!(desk.refusal(&elsewhere.path().join("nothing")).contains("folder without models"));
     assert_eq!(files(&folder.path().join("models"), "").len(), 0, "nothing was kept");

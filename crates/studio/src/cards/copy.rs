@@ -169,8 +169,7 @@ pub(super) fn copy_model(
     watch: &mut dyn FnMut(u64) -> bool,
 ) -> Result<PathBuf> {
     // It goes away by itself unless everything is in it.
-    let temporary =
-        tempfile::Builder::new().prefix(".impasto-").suffix(".tmp").tempdir_in(folder)?;
+    let temporary = files::temporaries().tempdir_in(folder)?;
     let whole = temporary.path().join("model");
     for Source { inside, .. } in sources {
         // A path that nothing is joined to would end in a slash.

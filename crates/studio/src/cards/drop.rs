@@ -1,6 +1,9 @@
 //! Files that are dropped on the window: what they are while they hover, and what becomes of them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use fs_err as fs;
 
@@ -53,7 +56,7 @@ impl Cards {
                     (DropKind::Other, what, "each by itself", true)
                 }
                 Ok(Thing::Model(reading)) => {
-                    let mut what = parts(&reading);
+                    let mut what = parts(path, &reading);
                     if reading.kind == ModelKind::Adapter
                         && let Some(target) = &target
                     {
@@ -130,7 +133,7 @@ impl Cards {
                 Err(Error::new(Code::Unknown, format!("it is {}", reading.what))
                     .hint("it is kept in the library; this version cannot use embeddings yet"))
             }
-            ModelKind::Vae | ModelKind::Other => Err(refusal(reading)),
+            ModelKind::Vae | ModelKind::Other => Err(refusal(path, reading)),
         }
     }
 
@@ -193,8 +196,10 @@ fn look(path: &Path) -> Result<Thing> {
         return Err(Error::new(Code::Unknown, "it is a link, and this program loads nothing")
             .hint("save the file first, then drop that"));
     }
-    // Failing here names the file.
-    let status = fs::metadata(path)?;
+    let status = fs::metadata(path).map_err(|error| unreadable(path, error))?;
+    if status.is_file() {
+        fs::File::open(path).map_err(|error| unreadable(path, error))?;
+    }
     if status.is_file() && picture::size(path).is_ok() {
         return Ok(Thing::Picture { recipe: Recipe::open(path).ok() });
     }
@@ -215,17 +220,37 @@ fn look(path: &Path) -> Result<Thing> {
     Ok(Thing::Model(Box::new(Reading::of(path))))
 }
 
+/// Why a file cannot be looked at.
+fn unreadable(path: &Path, error: std::io::Error) -> Error {
+    let name = file_name(path);
+    match (error.kind(), fs::read_link(path)) {
+        (ErrorKind::NotFound, Ok(target)) => {
+            let message = format!("`{name}` is a link to `{}`, not found there", target.display());
+            Error::new(Code::MissingFile, message).hint("mend the link, or drop the file itself")
+        }
+        (ErrorKind::NotFound, Err(_)) => {
+            Error::new(Code::MissingFile, format!("`{name}` is not found any more"))
+                .hint("it was moved or deleted: drop it from where it is now")
+        }
+        (ErrorKind::PermissionDenied, _) => {
+            Error::new(Code::Unknown, format!("`{name}` may not be read by this user"))
+                .hint("change its permissions, or ask its owner to")
+        }
+        // It names the file.
+        _ => error.into(),
+    }
+}
+
 /// "LoCon · rank 8 · SD 1.x · 1.3 MB".
-fn parts(reading: &Reading) -> Vec<String> {
+fn parts(path: &Path, reading: &Reading) -> Vec<String> {
     let size = match reading.bytes {
         bytes if bytes >= 1_000_000_000 => format!("{:.1} GB", bytes as f64 / 1e9),
         bytes => format!("{:.1} MB", bytes as f64 / 1e6),
     };
     match reading.kind {
         ModelKind::Other => {
-            let mut parts = vec![reading.what.clone()];
-            parts.extend(reading.notes.first().cloned());
-            parts
+            let (what, notes) = account(path, reading);
+            [what].into_iter().chain(notes.into_iter().take(1)).collect()
         }
         kind => {
             let first = reading.algorithm.clone();
@@ -254,21 +279,43 @@ fn fate(reading: &Reading) -> (DropKind, &'static str) {
     }
 }
 
-/// Why a file cannot be used.
-fn refusal(reading: &Reading) -> Error {
+/// [`Reading::what`] -> what to do about it, where the notes do not say so.
+const TODO: &[(&str, &str)] = &[
+    ("a zip archive", "Unpack it, and drop what is in it."),
+    (
+        "a file of an unknown format",
+        "If a model was downloaded under this name, download it again.",
+    ),
+    ("a text file", "Drop adapters, base models or pictures."),
+    ("a PNG picture", "It is damaged, or was not saved completely: save it again."),
+    ("a JPEG picture", "It is damaged, or was not saved completely: save it again."),
+];
+
+/// What a file is that cannot be used, and what else there is to say, each thing once.
+fn account(path: &Path, reading: &Reading) -> (String, Vec<String>) {
     let mut notes = reading.notes.iter();
-    // What could not be read says everything itself.
-    let message = match reading.is_damaged() {
-        true => notes.next().cloned().unwrap_or_default(),
-        false => format!("it is {}", reading.what),
+    // What could not be read says everything itself; the window has its name above that.
+    let what = match reading.is_damaged() {
+        true => notes
+            .next()
+            .map(|note| note.replace(&*path.to_string_lossy(), &file_name(path)))
+            .unwrap_or_default(),
+        false => reading.what.clone(),
     };
     // A note that is one about the file as a whole begins with what it is.
     let said = format!("It is {}", reading.what);
-    let rest: Vec<&str> = notes
-        .map(|note| {
-            note.strip_prefix(&said).unwrap_or(note).trim_start_matches([':', ',', ';', ' '])
-        })
-        .collect();
+    let rest = notes.map(|note| {
+        sentence(note.strip_prefix(&said).unwrap_or(note).trim_start_matches([':', ',', ';', ' ']))
+    });
+    (what, rest.collect())
+}
+
+/// Why a file cannot be used.
+fn refusal(path: &Path, reading: &Reading) -> Error {
+    let (what, mut rest) = account(path, reading);
+    let message = if reading.is_damaged() { what } else { format!("it is {what}") };
+    let todo = TODO.iter().find(|(what, _)| reading.what.starts_with(what));
+    rest.extend(todo.map(|(_, todo)| (*todo).to_owned()));
     let error = Error::new(Code::Unknown, message);
     if rest.is_empty() { error } else { error.hint(rest.join(" ")) }
 }

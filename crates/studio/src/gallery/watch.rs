@@ -6,9 +6,9 @@ use std::{
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
-        mpsc,
+        mpsc::{self, RecvTimeoutError},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use fs_err as fs;
@@ -26,8 +26,8 @@ const BATCH: usize = 200;
 /// How deep below the folder pictures are looked for.
 const MAX_DEPTH: usize = 4;
 
-/// What a crashed program may have left is younger than this while it could still be at work.
-const STALE: Duration = Duration::from_secs(60);
+/// A picture that is half-written for longer than this will never be whole: whoever wrote it is gone.
+const STALE: Duration = Duration::from_secs(10);
 
 /// The watch on the folder; a new one ends the one before.
 #[derive(Debug, Default)]
@@ -58,20 +58,25 @@ impl Gallery {
         let weak = std::sync::Arc::downgrade(&self.0);
         let look = move || {
             loop {
-                {
+                let unfinished = {
                     let Some(inner) = weak.upgrade() else { return };
                     let gallery = Gallery(inner);
                     if gallery.0.watch.generation.load(Ordering::Relaxed) != generation {
                         return;
                     }
-                    if let Err(error) = gallery.update(&folder) {
+                    gallery.update(&folder).unwrap_or_else(|error| {
                         tracing::warn!(
                             "cannot list the pictures in `{}`: {error}",
                             folder.display()
                         );
-                    }
-                }
-                if changes.recv().is_err() {
+                        false
+                    })
+                };
+                let ended = match unfinished {
+                    true => changes.recv_timeout(STALE) == Err(RecvTimeoutError::Disconnected),
+                    false => changes.recv().is_err(),
+                };
+                if ended {
                     return;
                 }
                 while changes.recv_timeout(SETTLE).is_ok() {}
@@ -83,13 +88,14 @@ impl Gallery {
         }
     }
 
-    /// Takes in new and changed pictures, and lets go of those that are gone.
-    fn update(&self, folder: &Path) -> Result<()> {
+    /// Takes in new and changed pictures, and lets go of those that are gone. Answers whether there is
+    /// something half-written to look at again.
+    fn update(&self, folder: &Path) -> Result<bool> {
         let known = index::known(&self.0.db.lock())?;
         let mut known: HashMap<String, (u32, i64, i64)> =
             known.into_iter().map(|(id, path, size, time)| (path, (id, size, time))).collect();
         let mut found = Vec::new();
-        list(folder, MAX_DEPTH, &mut found);
+        let unfinished = list(folder, MAX_DEPTH, &mut found);
 
         let mut fresh = Vec::new();
         for path in found {
@@ -121,7 +127,7 @@ impl Gallery {
                 self.changed();
             }
         }
-        Ok(())
+        Ok(unfinished)
     }
 
     /// Takes pictures out of the index whose files are gone; those that can still be brought back stay.
@@ -144,26 +150,25 @@ impl Gallery {
     }
 }
 
-/// PNG files in a folder and the folders in it; what a crash left half-written goes.
-fn list(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
+/// PNG files in a folder and the folders in it; what a crash left half-written goes. Answers whether
+/// something may still be written.
+fn list(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> bool {
+    let mut unfinished = files::sweep(folder, STALE);
+    let Ok(entries) = fs::read_dir(folder) else { return unfinished };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let path = entry.path();
-        if name.starts_with(".impasto-") && name.ends_with(".tmp") {
-            let age = entry.metadata().and_then(|metadata| metadata.modified()).ok();
-            let age = age.and_then(|modified| SystemTime::now().duration_since(modified).ok());
-            if age.is_some_and(|age| age > STALE) {
-                let _ = fs::remove_file(&path);
-            }
-        } else if name.starts_with('.') {
-        } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+        if name.starts_with('.') {
+            continue;
+        }
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             if depth > 0 {
-                list(&path, depth - 1, found);
+                unfinished |= list(&path, depth - 1, found);
             }
         } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
             found.push(path);
         }
     }
+    unfinished
 }

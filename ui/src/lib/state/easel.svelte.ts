@@ -45,7 +45,8 @@ export class Easel {
 	}
 
 	get shown(): Shown {
-		return this.#shown;
+		// Without Live its last frame is gone: the picture is there again.
+		return this.#shown.kind === 'live' && !this.#live.on ? this.#resting() : this.#shown;
 	}
 
 	/** The finished picture that tools act on: the one shown, or the last one behind a preview. */
@@ -193,7 +194,11 @@ export class Easel {
 
 	/** Goes back from a failure or a live frame to the last picture. */
 	#rest() {
-		this.#shown = this.#image ? { kind: 'picture', image: this.#image } : { kind: 'nothing' };
+		this.#shown = this.#resting();
+	}
+
+	#resting(): Shown {
+		return this.#image ? { kind: 'picture', image: this.#image } : { kind: 'nothing' };
 	}
 
 	#isOn(job: number) {

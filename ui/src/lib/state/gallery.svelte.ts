@@ -43,6 +43,8 @@ export class Gallery {
 
 	#opened = false;
 	#stale = true;
+	/** What does not depend on the question is asked for again only after a change. */
+	#recount = true;
 	#asked = 0;
 	#answered = '';
 	#range: [number, number] = [0, 0];
@@ -145,6 +147,7 @@ export class Gallery {
 	/** Asks again, once for several reasons at a time. */
 	refresh() {
 		this.#stale = true;
+		this.#recount = true;
 		if (this.#opened) this.#later('refresh', TOGETHER, () => this.#ask(), true);
 	}
 
@@ -222,7 +225,6 @@ export class Gallery {
 	async #ask() {
 		this.#stale = false;
 		const mine = ++this.#asked;
-		const midnight = new Date().setHours(0, 0, 0, 0);
 		const query: GalleryQuery = {
 			...this.#filter,
 			search: this.#search.trim(),
@@ -230,27 +232,38 @@ export class Gallery {
 		};
 		const question = JSON.stringify(query);
 		try {
-			const [ids, counts, today] = await Promise.all([
-				ipc.imageIds(query),
-				ipc.galleryCounts(),
-				ipc.imageIds({ ...ALL, search: '', oldest_first: false, since: midnight })
-			]);
+			const ids = await ipc.imageIds(query);
 			if (mine !== this.#asked) return;
 			const sameQuestion = question === this.#answered;
 			this.#answered = question;
 			this.#ids = ids;
-			this.#counts = counts;
-			this.#today = today.length;
 			this.#error = null;
 			this.#loaded = true;
 			if (!sameQuestion) this.#topic += 1;
 			this.selection.settle(sameQuestion);
 			if (this.selection.active === null || ids.length === 0) this.#full = false;
 			await this.#want();
+			if (this.#recount) await this.#count();
 		} catch (error) {
 			if (mine !== this.#asked) return;
 			this.#error = error;
 			this.#loaded = true;
+		}
+	}
+
+	async #count() {
+		this.#recount = false;
+		const since = new Date().setHours(0, 0, 0, 0);
+		try {
+			const [counts, today] = await Promise.all([
+				ipc.galleryCounts(),
+				ipc.imageIds({ ...ALL, search: '', oldest_first: false, since })
+			]);
+			this.#counts = counts;
+			this.#today = today.length;
+		} catch (error) {
+			this.#recount = true;
+			throw error;
 		}
 	}
 

@@ -15,6 +15,9 @@ export class View {
 	#more = $state(false);
 	#adding = $state(false);
 
+	/** How high the words at the bottom of the studio are, in pixels: messages stay above them. */
+	wordsHeight = $state(0);
+
 	/** The studio saves the session after each change. */
 	onchange: (() => void) | null = null;
 
