@@ -157,6 +157,11 @@ impl Library {
         Library { entries, starter, hashes, beside, searched }
     }
 
+    /// Adds files that lie in none of the folders.
+    pub(crate) fn add(&mut self, entries: impl IntoIterator<Item = Entry>) {
+        self.entries.extend(entries);
+    }
+
     /// Everything that was found, the starter first, then by folder and name.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {

@@ -132,11 +132,13 @@ impl Studio {
     /// # Errors
     /// Fails if the database cannot be read.
     pub fn subscribe(&self, listener: impl FnMut(&Event) -> bool + Send + 'static) -> Result<()> {
+        // What a person starts with; a session and a recipe have their own. Before the locks: the names
+        // of models may have to be looked up for it.
+        let precision = engine::Precision::auto();
+        let defaults = GenerationParams { precision, ..self.defaults()? };
         let mut state = self.desk.state();
         let db = self.desk.db.lock();
         let settings = self.desk.settings();
-        // What a person starts with; a session and a recipe have their own.
-        let precision = engine::Precision::auto();
         let snapshot = Snapshot {
             jobs: queue::all(&db)?,
             order: queue::order(&db)?,
@@ -145,7 +147,7 @@ impl Studio {
             live: state.live.clone(),
             session: session(&db)?,
             stacks: stacks(&db)?,
-            defaults: GenerationParams { precision, ..self.defaults()? },
+            defaults,
             device: self.desk.device_label(precision),
             output_folder: self.desk.gallery.folder().display().to_string(),
             data_folder: self.desk.data.data.display().to_string(),

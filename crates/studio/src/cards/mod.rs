@@ -175,7 +175,14 @@ impl Cards {
         };
         // A folder that is not there now is no reason to find nothing in the others.
         let there = extra.into_iter().filter(|folder| folder.is_dir()).collect();
-        Ok(Arc::new(Library::open(self.0.data.folders(there))?))
+        let mut library = Library::open(self.0.data.folders(there))?;
+        // Nor does a job that was waiting when the program ended wait for the first look around.
+        let placed = rows::placed(&self.0.db.lock())?;
+        library.add(placed.iter().filter(|path| path.exists()).map(|path| {
+            let kind = kind_of(&Reading::of(path));
+            Entry { kind, ..scan::in_place(path) }
+        }));
+        Ok(Arc::new(library))
     }
 
     /// Everything that was found.
