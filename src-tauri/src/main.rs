@@ -22,7 +22,9 @@ fn choose_renderer() {
 
     let nvidia = std::path::Path::new("/proc/driver/nvidia/version").exists();
     let card = std::fs::read_dir("/dev/dri").is_ok_and(|devices| {
-        devices.flatten().any(|device| device.file_name().as_encoded_bytes().starts_with(b"renderD"))
+        devices
+            .flatten()
+            .any(|device| device.file_name().as_encoded_bytes().starts_with(b"renderD"))
     });
     if (nvidia || !card) && std::env::var_os(SWITCH).is_none() {
         #[expect(unsafe_code, reason = "the only way to set what WebKit reads")]
