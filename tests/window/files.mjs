@@ -117,7 +117,7 @@ export async function filesBelow(folder) {
 export async function pngTexts(path) {
 	const bytes = await readFile(path);
 	const texts = {};
-	for (let at = 8; at < bytes.length; ) {
+	for (let at = 8; at < bytes.length;) {
 		const length = bytes.readUInt32BE(at);
 		const data = bytes.subarray(at + 8, at + 8 + length);
 		const keyword = data.toString('latin1', 0, data.indexOf(0));

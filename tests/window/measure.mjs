@@ -59,7 +59,9 @@ async function start(desk, data) {
 	await until('the ground', () =>
 		page.run(() => {
 			const button = document.querySelector('[data-testid=generate]');
-			return button && !button.disabled && /\w/.test(document.querySelector('[data-testid=ground]').innerText);
+			return (
+				button && !button.disabled && /\w/.test(document.querySelector('[data-testid=ground]').innerText)
+			);
 		})
 	);
 	const ready = Date.now();
@@ -153,7 +155,12 @@ async function measureStarter() {
 		await put(page, id('pictures'), 1);
 
 		await page.click('[role=switch]');
-		await until('a live frame at rest', async () => / \d\.\d s$/.test(await page.text(`${id('live')}, [role=switch]`)) || (await page.run(() => /live\/0/.test(document.querySelector('[data-testid=easel-image]')?.src ?? ''))));
+		await until(
+			'a live frame at rest',
+			async () =>
+				/ \d\.\d s$/.test(await page.text(`${id('live')}, [role=switch]`)) ||
+				(await page.run(() => /live\/0/.test(document.querySelector('[data-testid=easel-image]')?.src ?? '')))
+		);
 		await sleep(2500);
 		const times = [];
 		for (let number = 0; number < 20; number += 1) {
@@ -191,17 +198,53 @@ async function measureStarter() {
 
 // ---- many pictures and adapters
 
-const THINGS = ['fox', 'castle', 'owl', 'rocket', 'robot', 'sunflower', 'lion', 'unicorn', 'panda', 'octopus'];
+const THINGS = [
+	'fox',
+	'castle',
+	'owl',
+	'rocket',
+	'robot',
+	'sunflower',
+	'lion',
+	'unicorn',
+	'panda',
+	'octopus'
+];
 const COLOURS = ['light blue', 'pink', 'navy blue', 'orange', 'lavender', 'teal', 'cream', 'white'];
 const STYLES = ['neon', 'ink', 'pixel', 'twemoji', 'watercolor'];
-const MEDIA = ['Ink', 'Chalk', 'Oil', 'Gouache', 'Charcoal', 'Pastel', 'Tempera', 'Fresco', 'Linocut', 'Crayon'];
-const WAYS = ['Wash', 'Sketch', 'Study', 'Portrait', 'Landscape', 'Poster', 'Comic', 'Blueprint', 'Mosaic', 'Relief'];
+const MEDIA = [
+	'Ink',
+	'Chalk',
+	'Oil',
+	'Gouache',
+	'Charcoal',
+	'Pastel',
+	'Tempera',
+	'Fresco',
+	'Linocut',
+	'Crayon'
+];
+const WAYS = [
+	'Wash',
+	'Sketch',
+	'Study',
+	'Portrait',
+	'Landscape',
+	'Poster',
+	'Comic',
+	'Blueprint',
+	'Mosaic',
+	'Relief'
+];
 
 const quoted = (text) => `'${String(text).replaceAll("'", "''")}'`;
 
 async function makePictures(data) {
 	// A file may have 65,000 names at most; these have some hundred each.
-	const sources = [join(STARTER, 'model.png'), ...STYLES.map((name) => join(STARTER, 'adapters', `${name}.png`))];
+	const sources = [
+		join(STARTER, 'model.png'),
+		...STYLES.map((name) => join(STARTER, 'adapters', `${name}.png`))
+	];
 	const folder = join(data, 'pictures');
 	await mkdir(join(folder, 'originals'), { recursive: true });
 	const originals = [];
@@ -221,15 +264,21 @@ async function makePictures(data) {
 		const path = join(day, `${String(number).padStart(6, '0')}.png`);
 		await link(from.path, path);
 		const prompt = `a ${THINGS[number % 10]} on a ${COLOURS[(number >> 3) % 8]} background`;
-		const adapters = number % 4 === 0 ? [] : [STYLES[number % 5], ...(number % 3 ? [] : [STYLES[(number + 2) % 5]])];
+		const adapters =
+			number % 4 === 0 ? [] : [STYLES[number % 5], ...(number % 3 ? [] : [STYLES[(number + 2) % 5]])];
 		const params = { ...from.recipe, prompt, seed: number };
-		params.adapters = adapters.map((name) => ({ ...(from.recipe.adapters[0] ?? { unet_weight: 0.8, text_encoder_weight: 0.8, enabled: true }), name, sha256: undefined }));
+		params.adapters = adapters.map((name) => ({
+			...(from.recipe.adapters[0] ?? { unet_weight: 0.8, text_encoder_weight: 0.8, enabled: true }),
+			name,
+			sha256: undefined
+		}));
 		const words = [prompt, '', 'starter', adapters.join('\n'), String(number)].join('\n');
 		sql.push(
 			`INSERT INTO image (id, path, size, modified, width, height, params, ground, words, created_at, seconds, device)
 			VALUES (${number + 1}, ${quoted(path)}, ${from.size}, ${from.modified}, 128, 128, ${quoted(JSON.stringify(params))}, 'starter', ${quoted(words)}, ${newest - (PICTURES - number) * 60_000}, 1.9, 'CPU · f32');`
 		);
-		for (const name of adapters) sql.push(`INSERT INTO image_adapter VALUES (${number + 1}, ${quoted(name)});`);
+		for (const name of adapters)
+			sql.push(`INSERT INTO image_adapter VALUES (${number + 1}, ${quoted(name)});`);
 		if (number % 50 === 0) sql.push(`INSERT INTO image_note VALUES (${quoted(path)}, 1);`);
 	}
 	sql.push('COMMIT;');
@@ -251,7 +300,12 @@ async function makeAdapters(data) {
 	const chosen = [...modules.values()].slice(0, 4).flat();
 	for (let number = 0; number < ADAPTERS; number += 1) {
 		const title = `${MEDIA[number % 10]} ${WAYS[Math.floor(number / 10) % 10]} ${String(number).padStart(4, '0')}`;
-		const own = { __metadata__: { ss_tag_frequency: JSON.stringify({ '10_x': { [title.toLowerCase()]: 20 } }), ss_network_dim: '8' } };
+		const own = {
+			__metadata__: {
+				ss_tag_frequency: JSON.stringify({ '10_x': { [title.toLowerCase()]: 20 } }),
+				ss_network_dim: '8'
+			}
+		};
 		let at = 0;
 		for (const [name, { dtype, shape, data_offsets }] of chosen) {
 			const length = data_offsets[1] - data_offsets[0];
@@ -264,7 +318,8 @@ async function makeAdapters(data) {
 		// Halves near zero.
 		const values = randomBytes(at).map((byte, index) => (index % 2 ? (byte & 0x83) | 0x20 : byte));
 		await writeFile(join(folder, `${title}.safetensors`), Buffer.concat([size, text, values]));
-		if (number % 3 === 0) await link(join(data, 'pictures/originals', `${number % 120}.bytes`), join(folder, `${title}.png`));
+		if (number % 3 === 0)
+			await link(join(data, 'pictures/originals', `${number % 120}.bytes`), join(folder, `${title}.png`));
 	}
 }
 
@@ -316,7 +371,13 @@ async function measureLarge(data) {
 		// What is new is read once, in the background; hashes too.
 		const { page: first } = await start(desk, data);
 		await first.click(id('tab-library'));
-		await until('every adapter', async () => (await first.run(() => document.querySelector('[role=option]')?.getAttribute('aria-setsize') ?? 0)) >= ADAPTERS, 300);
+		await until(
+			'every adapter',
+			async () =>
+				(await first.run(() => document.querySelector('[role=option]')?.getAttribute('aria-setsize') ?? 0)) >=
+				ADAPTERS,
+			300
+		);
 		await sleep(20_000);
 		await first.click(id('tab-studio'));
 		await sleep(1500);
@@ -325,7 +386,11 @@ async function measureLarge(data) {
 		const { page } = await start(desk, data);
 		await sleep(5000);
 		for (const [view, field, questions] of [
-			['gallery', id('gallery-search'), ['fox', 'fox teal', 'octopus neon', '99999', 'robot lavender', 'nothing like it']],
+			[
+				'gallery',
+				id('gallery-search'),
+				['fox', 'fox teal', 'octopus neon', '99999', 'robot lavender', 'nothing like it']
+			],
 			['library', id('library-search'), ['chalk', 'ink wash', 'oil', '0777', 'relief', 'nothing like it']]
 		]) {
 			const opened = Date.now();

@@ -224,7 +224,10 @@ step('a dropped text is refused in a sentence', async () => {
 step('files that cannot be used get a sentence each, and the program goes on', async () => {
 	const wrong = await writeWrongFiles(join(folder, 'wrong'));
 	const before = await layers();
-	await drop(wrong.map(({ path }) => path), 'drop-wrong');
+	await drop(
+		wrong.map(({ path }) => path),
+		'drop-wrong'
+	);
 	await page.find(id('drop-results'));
 	const said = await page.run(() =>
 		[...document.querySelectorAll('[data-testid=drop-results] li')].map((one) => one.textContent)
