@@ -41,8 +41,12 @@ impl Gallery {
     pub(super) fn watch(&self) {
         let folder = self.folder();
         let (changed, changes) = mpsc::channel::<()>();
-        let watcher = notify::recommended_watcher(move |_: notify::Result<notify::Event>| {
-            // The thread at the other end has ended: the folder is another now.
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Looking at the folder is an event of its own: answered, it would keep us looking forever.
+            if event.is_ok_and(|event| event.kind.is_access()) {
+                return;
+            }
+            // Nobody listens any more when the thread has ended: the folder is another now.
             let _ = changed.send(());
         });
         let watcher = watcher.and_then(|mut watcher| {
