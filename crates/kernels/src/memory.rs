@@ -18,7 +18,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::number::Number;
+use half::{bf16, f16};
 
 /// A cache line, and a row of an AMX tile.
 const LINE: usize = 64;
@@ -32,6 +32,19 @@ const LARGE_PAGE: usize = 2 << 20;
 /// Addresses to reserve. They cost nothing until they are used.
 const RESERVE: usize = 1 << 38;
 
+/// A kind of which any bits are a value, so that memory can be handed out as it was left.
+///
+/// # Safety
+/// That is what it promises.
+pub unsafe trait AnyBits: Copy + Default {}
+
+// SAFETY: as every number of a fixed width.
+unsafe impl AnyBits for f32 {}
+// SAFETY: as above.
+unsafe impl AnyBits for bf16 {}
+// SAFETY: as above.
+unsafe impl AnyBits for f16 {}
+
 /// Numbers that begin at a cache line, in memory that is used again when they are dropped.
 pub struct Values<T> {
     block: Block,
@@ -39,7 +52,7 @@ pub struct Values<T> {
     kind: PhantomData<T>,
 }
 
-impl<T: Number> Values<T> {
+impl<T: AnyBits> Values<T> {
     /// `len` zeros.
     #[must_use]
     pub fn zeros(len: usize) -> Values<T> {
@@ -52,13 +65,13 @@ impl<T: Number> Values<T> {
     /// Room for `len` numbers that nobody has written yet.
     ///
     /// # Safety
-    /// Every number must be written before it is read. (Any bits are a valid number.)
+    /// Every number must be written before it is read.
     pub(crate) unsafe fn unwritten(len: usize) -> Values<T> {
         Values { block: Block::take(len * size_of::<T>()), len, kind: PhantomData }
     }
 }
 
-impl<T: Number> From<&[T]> for Values<T> {
+impl<T: AnyBits> From<&[T]> for Values<T> {
     fn from(from: &[T]) -> Values<T> {
         // SAFETY: written at once.
         let mut values = unsafe { Values::unwritten(from.len()) };

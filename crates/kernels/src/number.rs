@@ -2,10 +2,13 @@
 
 use half::bf16;
 
-use crate::{lanes::Lanes, memory::Values};
+use crate::{
+    lanes::Lanes,
+    memory::{AnyBits, Values},
+};
 
 /// A number as activations and packed weights are stored. Sums are always f32.
-pub trait Number: Copy + Default + Send + Sync + PartialEq + std::fmt::Debug + 'static {
+pub trait Number: AnyBits + Send + Sync + PartialEq + std::fmt::Debug + 'static {
     /// How many numbers that follow each other along the sum lie side by side in packed weights.
     const GROUP: usize;
     /// Packed weights are filled up with zeros to a multiple of so many inputs.

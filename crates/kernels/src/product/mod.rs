@@ -13,6 +13,8 @@
 //!     end  bias, time embedding, activation, residual; rounded once and stored
 //! ```
 //!
+//! A 3 × 3 convolution may take another way, with fewer products: [`winograd`].
+//!
 //! Each number of the result is summed in one order, tap by tap and input by input within a chunk,
 //! whatever the number of threads.
 
@@ -20,6 +22,7 @@ mod finish;
 mod micro;
 mod pack;
 mod rows;
+mod winograd;
 
 use half::bf16;
 use rayon::prelude::*;
@@ -113,6 +116,12 @@ pub fn conv_with<T: Operand>(
     let out_size = phases[0].out_size(size.batch, w.outputs());
     // SAFETY: the phases together write each pixel of the result.
     let mut out = unsafe { Values::unwritten(out_size.len()) };
+    if winograd::applies(isa, w, size, window) {
+        assert!(isa.is_available(), "{isa}: this processor does not have it");
+        let end = End::new(w, extras, &phases[0], out.len());
+        winograd::conv(isa, x, w.transformed(), w.inputs(), &end, &mut out);
+        return (out, out_size);
+    }
     for (phase, rows) in phases.iter().enumerate() {
         product(isa, x.values(), rows, w, phase, extras, &mut out);
     }

@@ -1,9 +1,10 @@
 //! Weights in the order in which the micro-kernels read them.
 
-use std::ops::Range;
+use std::{ops::Range, sync::OnceLock};
 
 use rayon::prelude::*;
 
+use super::winograd;
 use crate::{
     Isa,
     lanes::{LANES, on_lanes},
@@ -50,6 +51,8 @@ pub struct Packed<T> {
     taps: usize,
     sampling: Sampling,
     chunks: Vec<Range<usize>>,
+    /// The kernels as Winograd's convolution takes them, made when an image first needs them.
+    transformed: OnceLock<winograd::Kernels>,
 }
 
 impl<T: Number> Packed<T> {
@@ -134,7 +137,16 @@ impl<T: Number> Packed<T> {
             padded[..outputs].copy_from_slice(bias);
             padded
         });
-        Packed { values, bias, outputs, inputs, taps: phase_taps, sampling, chunks }
+        Packed {
+            values,
+            bias,
+            outputs,
+            inputs,
+            taps: phase_taps,
+            sampling,
+            chunks,
+            transformed: OnceLock::new(),
+        }
     }
 
     /// The 3 × 3 kernel that was packed for [`Sampling::Double`]: what is left of the sums when their
@@ -169,6 +181,27 @@ impl<T: Number> Packed<T> {
         let start = panel * self.inputs.next_multiple_of(T::STEP) + chunk.start;
         let place = place::<T>(tap * chunk.len() + input - chunk.start, output % PANEL);
         self.values[start * self.taps * PANEL + place].to_f32()
+    }
+
+    /// The 3 × 3 kernels of one input for a panel of outputs, tap by tap.
+    pub(super) fn kernels(&self, panel: usize, input: usize) -> [[f32; PANEL]; 9] {
+        assert!(self.taps == 9 && input < self.inputs, "a 3 × 3 kernel");
+        let mut kernels = [[0.0; PANEL]; 9];
+        let chunk = self.chunks.iter().find(|chunk| chunk.contains(&input)).expect("an input");
+        let padded = self.inputs.next_multiple_of(T::STEP);
+        let weights = &self.values[(panel * padded + chunk.start) * 9 * PANEL..];
+        for (tap, kernels) in kernels.iter_mut().enumerate() {
+            let at = tap * chunk.len() + input - chunk.start;
+            for (column, weight) in kernels.iter_mut().enumerate() {
+                *weight = weights[place::<T>(at, column)].to_f32();
+            }
+        }
+        kernels
+    }
+
+    /// The kernels as Winograd's convolution takes them.
+    pub(super) fn transformed(&self) -> &winograd::Kernels {
+        self.transformed.get_or_init(|| winograd::Kernels::of(self))
     }
 
     /// Outputs of the layer.
