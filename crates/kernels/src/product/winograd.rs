@@ -67,8 +67,12 @@ const FEWEST_TILES: usize = 24;
 /// need too much memory, and are met at the coarsest levels of a network, where little is to be gained.
 const MOST_KERNELS: usize = 1_250_000;
 
-/// Bytes of transformed tiles and unfinished results that one task works on.
-const TASK_BYTES: usize = 6 << 20;
+/// Bytes of transformed tiles and unfinished results that one task works on: they should stay in its
+/// part of the last cache. (Measured.)
+const TASK_BYTES: usize = 5 << 20;
+
+/// Tiles that one task has at least, so that each transformed kernel that it reads is used often enough.
+const TASK_TILES: usize = 36;
 
 /// Transformed kernels, `[place 36][panel][input][16]`.
 #[derive(Debug)]
@@ -285,7 +289,8 @@ impl<T: Number, W: Stored> Job<'_, T, W> {
         // As many tasks as fit the cache, shared out evenly.
         let bytes = PLACES * rows * (self.inputs + panels * PANEL) * size_of::<f32>();
         let threads = rayon::current_num_threads();
-        let tasks = blocks.div_ceil((TASK_BYTES / bytes).max(1)).next_multiple_of(threads);
+        let most = (TASK_BYTES / bytes).max(TASK_TILES / rows);
+        let tasks = blocks.div_ceil(most).next_multiple_of(threads);
         let per_task = blocks.div_ceil(tasks) * rows;
         let out = Shared::new(out);
         (0..tiles.count().div_ceil(per_task)).into_par_iter().with_max_len(1).for_each(|task| {
