@@ -319,6 +319,42 @@ mod x86 {
         }
     }
 
+    impl Avx512 {
+        /// `self + a · b`, where each of the sixteen numbers of `a` and `b` is two of bf16, both of whose
+        /// products are added. Needs AVX-512 BF16.
+        #[inline(always)]
+        pub(crate) unsafe fn add_pairs(self, a: Avx512, b: Avx512) -> Avx512 {
+            unsafe {
+                let pairs = |x: __m512| -> __m512bh { std::mem::transmute(x) };
+                Avx512(_mm512_dpbf16_ps(self.0, pairs(a.0), pairs(b.0)))
+            }
+        }
+
+        /// Rounded to bf16, side by side with `second` rounded. Needs AVX-512 BF16.
+        #[inline(always)]
+        pub(crate) unsafe fn pairs(self, second: Avx512) -> Avx512 {
+            unsafe {
+                let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(second.0, self.0));
+                let turned = _mm512_permutexvar_epi16(
+                    _mm512_loadu_si512(SIDE_BY_SIDE.as_ptr().cast()),
+                    both,
+                );
+                Avx512(_mm512_castsi512_ps(turned))
+            }
+        }
+    }
+
+    /// The first sixteen and the last sixteen in turn.
+    static SIDE_BY_SIDE: [u16; 32] = {
+        let mut places = [0; 32];
+        let mut at = 0;
+        while at < 32 {
+            places[at] = at as u16 / 2 + at as u16 % 2 * 16;
+            at += 1;
+        }
+        places
+    };
+
     impl Avx2 {
         #[inline(always)]
         unsafe fn each(self, f: impl Fn(__m256) -> __m256) -> Avx2 {

@@ -15,9 +15,9 @@ use std::arch::x86_64::{
 use half::bf16;
 use rayon::prelude::*;
 
-use super::Heads;
+use super::{Heads, length};
 use crate::{
-    lanes::{Avx512, LANES, Lanes, load, on_lanes, store},
+    lanes::{Avx512, LANES, Lanes, store},
     memory::{Shared, Values, with_scratch},
     tile::{self, Left},
 };
@@ -241,21 +241,6 @@ impl Tiles {
                     store(values, out.add(row * width + c), LANES.min(depth - c));
                 }
             }
-        }
-    }
-}
-
-on_lanes! {
-    /// The Euclidean length of a row.
-    fn length(row: &[bf16]) -> f32 {
-        // SAFETY: as many numbers as there are, and the macro's function has the instructions.
-        unsafe {
-            let mut sums = L::splat(0.0);
-            for at in (0..row.len()).step_by(LANES) {
-                let x: L = load(row.as_ptr().add(at), LANES.min(row.len() - at));
-                sums = x.mul_add(x, sums);
-            }
-            sums.to_array().iter().sum::<f32>().sqrt()
         }
     }
 }

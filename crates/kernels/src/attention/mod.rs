@@ -2,6 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod queries;
 
 use rayon::prelude::*;
 
@@ -76,7 +77,10 @@ pub fn attention_with<T: Number>(
     {
         return T::from_bf16(amx::attention(q, k, v, heads));
     }
-    in_f32(q, k, v, heads, causal)
+    match causal {
+        false if isa > Isa::Portable => queries::attention(isa, q, k, v, heads),
+        _ => in_f32(q, k, v, heads, causal),
+    }
 }
 
 /// Products of f32, all scores of some queries at once.
@@ -183,6 +187,21 @@ on_lanes! {
                 let count = LANES.min(n - i);
                 store(load::<L, f32>(at.add(i), count).mul(factor), at.add(i), count);
             }
+        }
+    }
+}
+
+on_lanes! {
+    /// The Euclidean length of a row.
+    fn length<T: Number>(row: &[T]) -> f32 {
+        // SAFETY: as many numbers as there are, and the macro's function has the instructions.
+        unsafe {
+            let mut sums = L::splat(0.0);
+            for at in (0..row.len()).step_by(LANES) {
+                let x: L = load(row.as_ptr().add(at), LANES.min(row.len() - at));
+                sums = x.mul_add(x, sums);
+            }
+            sums.to_array().iter().sum::<f32>().sqrt()
         }
     }
 }
