@@ -108,6 +108,7 @@ impl Engine {
     pub fn unload(&mut self) {
         self.loaded = None;
         self.adapters.clear();
+        self.give_back();
     }
 
     /// Makes one picture. Loads, patches, encodes, samples and decodes; reuses whatever did not
@@ -118,9 +119,13 @@ impl Engine {
     pub fn generate(&mut self, request: &Request, watch: &mut Watch<'_>) -> Result<Output> {
         request.check()?;
         let pool = self.pool.clone();
-        let output = pool.install(|| self.run(request, watch));
+        pool.install(|| self.run(request, watch))
+    }
+
+    /// Gives back the memory that is kept for the next picture's intermediate results. To have it anew
+    /// costs the next picture a second or two, so this is for when none is about to be made.
+    pub fn give_back(&mut self) {
         memory::give_back();
-        output
     }
 
     fn run(&mut self, request: &Request, watch: &mut Watch<'_>) -> Result<Output> {
@@ -169,8 +174,6 @@ impl Engine {
         }
 
         announce(watch, Phase::Decode, 1)?;
-        // The decoder's results are of other sizes than the UNet's.
-        memory::give_back();
         let image = loaded.decode(networks, &latents, request.precision, &mut warnings)?;
         Ok(Output { image, patches, latents, conditioning, warnings })
     }

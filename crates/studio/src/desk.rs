@@ -10,7 +10,7 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
@@ -79,6 +79,8 @@ pub(crate) struct Frame {
 pub(crate) enum Work {
     Job(Box<Job>, Arc<AtomicBool>),
     Frame(Box<Wish>, Arc<AtomicBool>),
+    /// Nothing, and nothing has come for a while.
+    Rest,
     Close,
 }
 
@@ -212,8 +214,9 @@ impl Desk {
         self.with_queue(|_| Ok(None))
     }
 
-    /// Waits for something to do.
-    pub(crate) fn next(&self) -> Work {
+    /// Waits for something to do; with patience, no longer than that.
+    pub(crate) fn next(&self, patience: Option<Duration>) -> Work {
+        let deadline = patience.map(|patience| Instant::now() + patience);
         let mut state = self.state();
         loop {
             if state.closing {
@@ -230,7 +233,16 @@ impl Desk {
                     self.events.send(&Event::Notice(Notice::from(&error)));
                 }
             }
-            state = self.look.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let Some(deadline) = deadline else {
+                state = self.look.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Work::Rest;
+            }
+            (state, _) =
+                self.look.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
         }
     }
 

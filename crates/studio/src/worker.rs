@@ -31,6 +31,9 @@ const PROGRESS: Duration = Duration::from_millis(100);
 /// Previews are shown at most this often.
 const PREVIEW: Duration = Duration::from_millis(200);
 
+/// After so long without work, memory that is kept for the next picture is given back.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// The inference thread's priority: the window's threads go first, so that it never stutters.
 const NICE: i32 = 10;
 
@@ -66,11 +69,20 @@ struct Made {
 pub(crate) fn run(desk: Arc<Desk>) {
     lower_priority(NICE);
     let mut worker = Worker { desk, engine: None, step_seconds: None, decode_seconds: None };
+    let mut patience = None;
     loop {
-        match worker.desk.next() {
+        let work = worker.desk.next(patience);
+        patience = Some(PATIENCE);
+        match work {
             Work::Close => return,
             Work::Job(job, cancel) => worker.job(&job, &cancel),
             Work::Frame(wish, cancel) => worker.frame(*wish, &cancel),
+            Work::Rest => {
+                if let Some((_, engine)) = &mut worker.engine {
+                    engine.give_back();
+                }
+                patience = None;
+            }
         }
     }
 }
