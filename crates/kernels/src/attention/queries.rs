@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use super::{Heads, length};
 use crate::{
     Isa,
-    lanes::{LANES, Lanes, Plain},
+    lanes::{LANES, Lanes},
     math::{exp, exp2_rough},
     memory::{Shared, Values, with_scratch},
     number::Number,
@@ -27,6 +27,9 @@ use crate::{
 /// Keys whose weights are collected before they meet their values: their scores, for 32 queries, stay in
 /// the first-level cache. A multiple of the rows of every micro-kernel.
 const KEYS: usize = 192;
+
+/// Rows that there is a micro-kernel with, for channels.
+const VALUE_ROWS: [usize; 6] = [4, 5, 6, 8, 10, 12];
 
 /// Blocks of queries per task.
 const BLOCKS_PER_TASK: usize = 4;
@@ -37,6 +40,10 @@ const UNSHIFTED: f32 = 69.0;
 
 /// How numbers are multiplied: words of 32 bits, which hold one f32 or two bf16 that follow each other
 /// along the sum.
+///
+/// The functions that work through a block are not inlined into what calls them, which has no
+/// instructions beyond the oldest processor's. That is welcome: in a larger function the compiler finds
+/// too few registers, and keeps some of the sums in memory.
 ///
 /// # Safety
 /// Its functions may only be called where the processor has its instructions.
@@ -54,43 +61,132 @@ unsafe trait Unit {
 
     /// The words of the weights of one key, or of two.
     unsafe fn words(first: Self::Lanes, second: Self::Lanes) -> Self::Lanes;
+
+    /// [`multiply`] with the unit's instructions.
+    unsafe fn multiply<const ROWS: usize, const SIDE: usize>(
+        a: *const f32,
+        b: *const f32,
+        steps: usize,
+        c: *mut f32,
+        add: bool,
+    );
+
+    /// [`weigh_scores`] with the unit's instructions.
+    unsafe fn weigh_scores<const SIDE: usize>(
+        scores: *mut f32,
+        count: usize,
+        scale: f32,
+        softmax: &mut Softmax<SIDE>,
+    );
+
+    /// [`raise_shifts`] with the unit's instructions.
+    unsafe fn raise_shifts<const SIDE: usize>(
+        scores: *const f32,
+        count: usize,
+        scale: f32,
+        softmax: &mut Softmax<SIDE>,
+        results: &mut [f32],
+    );
+}
+
+/// Makes a [`Unit`] of its own functions and of the instructions that those for a block are compiled with.
+macro_rules! unit {
+    ($(#[$cfg:meta])? $name:ident, $lanes:ty, [$($(#[$features:meta])+)?], $($own:tt)*) => {
+        $(#[$cfg])?
+        struct $name;
+
+        $(#[$cfg])?
+        // SAFETY: the instructions of the lanes, which the trait demands.
+        unsafe impl Unit for $name {
+            type Lanes = $lanes;
+
+            $($own)*
+
+            $($(#[$features])+)?
+            unsafe fn multiply<const ROWS: usize, const SIDE: usize>(
+                a: *const f32,
+                b: *const f32,
+                steps: usize,
+                c: *mut f32,
+                add: bool,
+            ) {
+                // SAFETY: the caller's conditions.
+                unsafe { multiply::<$name, ROWS, SIDE>(a, b, steps, c, add) }
+            }
+
+            $($(#[$features])+)?
+            unsafe fn weigh_scores<const SIDE: usize>(
+                scores: *mut f32,
+                count: usize,
+                scale: f32,
+                softmax: &mut Softmax<SIDE>,
+            ) {
+                // SAFETY: the caller's conditions.
+                unsafe { weigh_scores::<$name, SIDE>(scores, count, scale, softmax) }
+            }
+
+            $($(#[$features])+)?
+            unsafe fn raise_shifts<const SIDE: usize>(
+                scores: *const f32,
+                count: usize,
+                scale: f32,
+                softmax: &mut Softmax<SIDE>,
+                results: &mut [f32],
+            ) {
+                // SAFETY: the caller's conditions.
+                unsafe { raise_shifts::<$name, SIDE>(scores, count, scale, softmax, results) }
+            }
+        }
+    };
 }
 
 /// Words of f32.
-struct Whole<L>(std::marker::PhantomData<L>);
+macro_rules! whole {
+    ($(#[$cfg:meta])? $name:ident, $lanes:ty, $features:tt) => {
+        unit! {
+            $(#[$cfg])? $name, $lanes, $features,
 
-// SAFETY: the lanes' own conditions.
-unsafe impl<L: Lanes> Unit for Whole<L> {
-    type Lanes = L;
+            const GROUP: usize = 1;
 
-    const GROUP: usize = 1;
+            #[inline(always)]
+            unsafe fn multiply_add(sum: $lanes, a: f32, b: $lanes) -> $lanes {
+                // SAFETY: the caller's conditions.
+                unsafe { <$lanes>::splat(a).mul_add(b, sum) }
+            }
 
-    #[inline(always)]
-    unsafe fn multiply_add(sum: L, a: f32, b: L) -> L {
-        // SAFETY: the caller's conditions.
-        unsafe { L::splat(a).mul_add(b, sum) }
-    }
+            #[inline(always)]
+            unsafe fn weigh(x: $lanes) -> $lanes {
+                // SAFETY: the caller's conditions.
+                unsafe { exp(x) }
+            }
 
-    #[inline(always)]
-    unsafe fn weigh(x: L) -> L {
-        // SAFETY: the caller's conditions.
-        unsafe { exp(x) }
-    }
-
-    #[inline(always)]
-    unsafe fn words(first: L, _: L) -> L {
-        first
-    }
+            #[inline(always)]
+            unsafe fn words(first: $lanes, _: $lanes) -> $lanes {
+                first
+            }
+        }
+    };
 }
 
-/// Words of two bf16.
-#[cfg(target_arch = "x86_64")]
-struct Pairs;
-
-#[cfg(target_arch = "x86_64")]
-// SAFETY: AVX-512 with BF16, which the trait demands.
-unsafe impl Unit for Pairs {
-    type Lanes = crate::lanes::Avx512;
+whole!(Portable, crate::lanes::Plain, []);
+whole!(
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    crate::lanes::Avx2,
+    [#[target_feature(enable = "avx2,fma,f16c")]]
+);
+whole!(
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    crate::lanes::Avx512,
+    [#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]]
+);
+// Words of two bf16.
+unit! {
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+    crate::lanes::Avx512,
+    [#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]],
 
     const GROUP: usize = 2;
 
@@ -113,44 +209,51 @@ unsafe impl Unit for Pairs {
     }
 }
 
-/// How a rung lays out its words: numbers in one, rows of its micro-kernel, and queries of a block.
-#[derive(Clone, Copy)]
-struct Layout {
-    group: usize,
-    rows: usize,
-    queries: usize,
-}
-
-impl Layout {
-    fn of<T: Number>(isa: Isa) -> Layout {
-        match isa {
-            Isa::Avx512Bf16 if T::GROUP == 2 => Layout { group: 2, rows: 12, queries: 2 * LANES },
-            Isa::Avx2 => Layout { group: 1, rows: 6, queries: LANES },
-            _ => Layout { group: 1, rows: 12, queries: 2 * LANES },
-        }
-    }
+/// How far the softmax of `SIDE · 16` queries has come.
+struct Softmax<const SIDE: usize> {
+    /// What is taken away from each score.
+    shifts: [[f32; LANES]; SIDE],
+    /// The sums of the weights.
+    totals: [[f32; LANES]; SIDE],
 }
 
 /// Attention of all queries over all keys, on a rung without AMX.
 pub(super) fn attention<T: Number>(isa: Isa, q: &[T], k: &[T], v: &[T], heads: Heads) -> Values<T> {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 if T::GROUP == 2 => run::<T, Avx512Bf16, 12, 2>(q, k, v, heads),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => run::<T, Avx512, 12, 2>(q, k, v, heads),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => run::<T, Avx2, 6, 1>(q, k, v, heads),
+        _ => run::<T, Portable, 4, 1>(q, k, v, heads),
+    }
+}
+
+/// With blocks of `SIDE · 16` queries, and a micro-kernel of `ROWS` keys.
+fn run<T: Number, U: Unit, const ROWS: usize, const SIDE: usize>(
+    q: &[T],
+    k: &[T],
+    v: &[T],
+    heads: Heads,
+) -> Values<T> {
     let Heads { batch, heads: count, width } = heads;
     let queries = q.len() / (batch * width);
-    let layout = Layout::of::<T>(isa);
-    let words = Words::new(k, v, heads, layout);
+    let words = Words::new(k, v, heads, U::GROUP, ROWS);
     let scale = 1.0 / (heads.depth() as f32).sqrt();
     let work = Work { q, queries, heads, words, scale };
     // SAFETY: the tasks below write all rows of all heads.
     let mut out: Values<T> = unsafe { Values::unwritten(q.len()) };
     let shared = Shared::new(&mut out);
-    let blocks = queries.div_ceil(layout.queries);
+    let blocks = queries.div_ceil(SIDE * LANES);
     let tasks = blocks.div_ceil(BLOCKS_PER_TASK);
     (0..batch * count * tasks).into_par_iter().with_max_len(1).for_each(|task| {
         let (head, task) = (task / tasks, task % tasks);
-        with_scratch(work.scratch(layout.queries), |scratch| {
+        with_scratch(work.scratch(SIDE * LANES), |scratch| {
             for block in task * BLOCKS_PER_TASK..blocks.min((task + 1) * BLOCKS_PER_TASK) {
                 // SAFETY: `attention_with` asserted that the processor has the rung; this task alone
                 // writes its queries' part of this head.
-                unsafe { work.block(isa, head, block, scratch, shared.get()) }
+                unsafe { work.attend::<U, ROWS, SIDE>(head, block, scratch, shared.get()) }
             }
         });
     });
@@ -187,17 +290,17 @@ struct Words {
 }
 
 impl Words {
-    fn new<T: Number>(k: &[T], v: &[T], heads: Heads, layout: Layout) -> Words {
-        let Layout { group, rows, .. } = layout;
+    fn new<T: Number>(k: &[T], v: &[T], heads: Heads, group: usize, rows: usize) -> Words {
         let Heads { batch, heads: count, width } = heads;
         let (depth, keys) = (heads.depth(), k.len() / (batch * width));
         let (steps, key_steps) = (depth.div_ceil(group), keys.div_ceil(group));
         let padded = keys.next_multiple_of(rows);
         // As few channels of zeros as can be.
-        let value_rows = [rows, rows / 6 * 5, rows / 3 * 2]
-            .into_iter()
+        let value_rows = (rows / 2 + 1..=rows)
+            .rev()
+            .filter(|rows| VALUE_ROWS.contains(rows))
             .min_by_key(|&rows| depth.next_multiple_of(rows))
-            .expect("three");
+            .expect("at least the micro-kernel's own");
         let channels = depth.next_multiple_of(value_rows);
         let mut words = Words {
             keys: Values::zeros(batch * count * padded * steps),
@@ -260,50 +363,11 @@ impl<T: Number> Work<'_, T> {
         queries * (self.words.steps + KEYS + self.words.channels)
     }
 
-    /// # Safety
-    /// The processor must have the rung, and the rows of `out` belong to the caller alone.
-    unsafe fn block(&self, isa: Isa, head: usize, block: usize, scratch: &mut [f32], out: *mut T) {
-        // SAFETY: the caller's conditions.
-        unsafe {
-            match isa {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512Bf16 if T::GROUP == 2 => self.avx512bf16(head, block, scratch, out),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => self.avx2(head, block, scratch, out),
-                #[cfg(target_arch = "x86_64")]
-                isa if isa > Isa::Avx2 => self.avx512(head, block, scratch, out),
-                _ => self.attend::<Whole<Plain>, 12, 2>(head, block, scratch, out),
-            }
-        }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
-    unsafe fn avx512bf16(&self, head: usize, block: usize, scratch: &mut [f32], out: *mut T) {
-        // SAFETY: this function has the instructions; the rest is the caller's.
-        unsafe { self.attend::<Pairs, 12, 2>(head, block, scratch, out) }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-    unsafe fn avx512(&self, head: usize, block: usize, scratch: &mut [f32], out: *mut T) {
-        // SAFETY: as above.
-        unsafe { self.attend::<Whole<crate::lanes::Avx512>, 12, 2>(head, block, scratch, out) }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn avx2(&self, head: usize, block: usize, scratch: &mut [f32], out: *mut T) {
-        // SAFETY: as above.
-        unsafe { self.attend::<Whole<crate::lanes::Avx2>, 6, 1>(head, block, scratch, out) }
-    }
-
     /// Attention of a block of `SIDE · 16` queries of one head.
     ///
     /// # Safety
     /// The processor must have the unit's instructions, the words be made for it and for `ROWS`, the
     /// scratch have room, and the rows of `out` belong to the caller alone.
-    #[inline(always)]
     unsafe fn attend<U: Unit, const ROWS: usize, const SIDE: usize>(
         &self,
         head: usize,
@@ -336,83 +400,118 @@ impl<T: Number> Work<'_, T> {
 
         let keys = words.keys[head * words.padded * words.steps..].as_ptr();
         let values = words.values[head * words.key_steps * words.channels..].as_ptr();
-        let (scores, results) = (scores.as_mut_ptr(), results.as_mut_ptr());
+        let scores = scores.as_mut_ptr();
         // SAFETY: the words of this head and the scratch, as they were made above; `out`'s rows are the
         // caller's.
         unsafe {
-            let zero = U::Lanes::splat(0.0);
-            let scale = U::Lanes::splat(self.scale);
-            let (mut totals, mut shifts) = ([zero; SIDE], [zero; SIDE]);
-            if !bounded {
-                shifts = [U::Lanes::splat(f32::NEG_INFINITY); SIDE];
-            }
+            let shift = if bounded { 0.0 } else { f32::NEG_INFINITY };
+            let mut softmax =
+                Softmax { shifts: [[shift; LANES]; SIDE], totals: [[0.0; LANES]; SIDE] };
             for begin in (0..words.count).step_by(KEYS) {
                 let count = KEYS.min(words.count - begin);
                 for row in (0..count).step_by(ROWS) {
                     let a = keys.add((begin + row) * words.steps);
                     let c = scores.add(row * across);
-                    multiply::<U, ROWS, SIDE>(a, queries.as_ptr(), words.steps, c, false);
+                    U::multiply::<ROWS, SIDE>(a, queries.as_ptr(), words.steps, c, false);
                 }
                 if !bounded {
-                    for side in 0..SIDE {
-                        let mut largest = shifts[side];
-                        for key in 0..count {
-                            let score = U::Lanes::load(scores.add(key * across + side * LANES));
-                            largest = largest.max(score.mul(scale));
-                        }
-                        let kept = exp(shifts[side].sub(largest));
-                        shifts[side] = largest;
-                        totals[side] = totals[side].mul(kept);
-                        for channel in 0..words.channels {
-                            let result = results.add(channel * across + side * LANES);
-                            U::Lanes::load(result).mul(kept).store(result);
-                        }
-                    }
+                    U::raise_shifts(scores, count, self.scale, &mut softmax, results);
                 }
-                for step in 0..count.div_ceil(U::GROUP) {
-                    let key = step * U::GROUP;
-                    for side in 0..SIDE {
-                        let from = scores.add(key * across + side * LANES);
-                        let shift = shifts[side];
-                        let first = U::weigh(U::Lanes::load(from).mul(scale).sub(shift));
-                        totals[side] = totals[side].add(first);
-                        let mut second = zero;
-                        if U::GROUP == 2 && key + 1 < count {
-                            let score = U::Lanes::load(from.add(across));
-                            second = U::weigh(score.mul(scale).sub(shift));
-                            totals[side] = totals[side].add(second);
-                        }
-                        // Where scores were that have been read.
-                        U::words(first, second).store(scores.add(step * across + side * LANES));
-                    }
-                }
+                U::weigh_scores(scores, count, self.scale, &mut softmax);
                 let steps = count.div_ceil(U::GROUP);
                 for channel in (0..words.channels).step_by(words.value_rows) {
                     let a =
                         values.add(channel * words.key_steps + begin / U::GROUP * words.value_rows);
-                    let c = results.add(channel * across);
+                    let c = results.as_mut_ptr().add(channel * across);
                     match words.value_rows {
-                        12 => multiply::<U, 12, SIDE>(a, scores, steps, c, true),
-                        10 => multiply::<U, 10, SIDE>(a, scores, steps, c, true),
-                        8 => multiply::<U, 8, SIDE>(a, scores, steps, c, true),
-                        6 => multiply::<U, 6, SIDE>(a, scores, steps, c, true),
-                        5 => multiply::<U, 5, SIDE>(a, scores, steps, c, true),
-                        _ => multiply::<U, 4, SIDE>(a, scores, steps, c, true),
+                        12 => U::multiply::<12, SIDE>(a, scores, steps, c, true),
+                        10 => U::multiply::<10, SIDE>(a, scores, steps, c, true),
+                        8 => U::multiply::<8, SIDE>(a, scores, steps, c, true),
+                        6 => U::multiply::<6, SIDE>(a, scores, steps, c, true),
+                        5 => U::multiply::<5, SIDE>(a, scores, steps, c, true),
+                        _ => U::multiply::<4, SIDE>(a, scores, steps, c, true),
                     }
                 }
             }
-            for (side, totals) in totals.into_iter().enumerate() {
-                let factors = totals.to_array().map(|total| 1.0 / total);
-                for (place, factor) in factors.into_iter().enumerate() {
-                    let row = side * LANES + place;
-                    if row >= rows {
-                        break;
-                    }
-                    let to = std::slice::from_raw_parts_mut(out.add(at + row * width), depth);
-                    for (channel, to) in to.iter_mut().enumerate() {
-                        *to = T::from_f32(*results.add(channel * across + row) * factor);
+            for row in 0..rows {
+                let factor = 1.0 / softmax.totals[row / LANES][row % LANES];
+                let to = std::slice::from_raw_parts_mut(out.add(at + row * width), depth);
+                for (channel, to) in to.iter_mut().enumerate() {
+                    *to = T::from_f32(results[channel * across + row] * factor);
+                }
+            }
+        }
+    }
+}
+
+/// Turns the scores of `count` keys into weights, and adds them up.
+///
+/// # Safety
+/// `scores` must be `[count][SIDE · 16]`, and the processor have the unit's instructions.
+#[inline(always)]
+unsafe fn weigh_scores<U: Unit, const SIDE: usize>(
+    scores: *mut f32,
+    count: usize,
+    scale: f32,
+    softmax: &mut Softmax<SIDE>,
+) {
+    // SAFETY: the caller's conditions.
+    unsafe {
+        let scale = U::Lanes::splat(scale);
+        let places = softmax.shifts.iter().zip(&mut softmax.totals).enumerate();
+        for (side, (shift, totals)) in places {
+            let shift = U::Lanes::load(shift.as_ptr());
+            let mut total = U::Lanes::load(totals.as_ptr());
+            for step in 0..count.div_ceil(U::GROUP) {
+                // One or two weights of each query; where there is no second key, it weighs nothing.
+                let mut weights = [U::Lanes::splat(0.0); 2];
+                for (place, weight) in weights.iter_mut().take(U::GROUP).enumerate() {
+                    let key = step * U::GROUP + place;
+                    if key < count {
+                        let score = U::Lanes::load(scores.add((key * SIDE + side) * LANES));
+                        *weight = U::weigh(score.mul(scale).sub(shift));
+                        total = total.add(*weight);
                     }
                 }
+                // Where scores were that have been read.
+                let words = U::words(weights[0], weights[1]);
+                words.store(scores.add((step * SIDE + side) * LANES));
+            }
+            total.store(totals.as_mut_ptr());
+        }
+    }
+}
+
+/// Raises the shifts to the largest of the scores of `count` more keys, and brings down what was summed
+/// before.
+///
+/// # Safety
+/// As [`weigh_scores`]; `results` has whole rows of `SIDE · 16`.
+#[inline(always)]
+unsafe fn raise_shifts<U: Unit, const SIDE: usize>(
+    scores: *const f32,
+    count: usize,
+    scale: f32,
+    softmax: &mut Softmax<SIDE>,
+    results: &mut [f32],
+) {
+    // SAFETY: the caller's conditions.
+    unsafe {
+        let scale = U::Lanes::splat(scale);
+        let places = softmax.shifts.iter_mut().zip(&mut softmax.totals).enumerate();
+        for (side, (shifts, totals)) in places {
+            let before = U::Lanes::load(shifts.as_ptr());
+            let mut largest = before;
+            for key in 0..count {
+                let score = U::Lanes::load(scores.add((key * SIDE + side) * LANES));
+                largest = largest.max(score.mul(scale));
+            }
+            largest.store(shifts.as_mut_ptr());
+            let kept = exp(before.sub(largest));
+            U::Lanes::load(totals.as_ptr()).mul(kept).store(totals.as_mut_ptr());
+            for row in results.chunks_exact_mut(SIDE * LANES) {
+                let result = row.as_mut_ptr().add(side * LANES);
+                U::Lanes::load(result).mul(kept).store(result);
             }
         }
     }
