@@ -19,7 +19,7 @@ use crate::{
     model::{
         clip::Clip,
         layers::Scope,
-        unet::UNet,
+        unet::{Prompts, UNet},
         vae::{Decoder, Encoder},
     },
     noise::Noise,
@@ -75,9 +75,29 @@ struct Words {
     stack: Vec<([u8; 32], u64)>,
 }
 
+impl Words {
+    fn new(request: &Request, stack: &[Coat]) -> Words {
+        Words {
+            prompt: request.prompt.clone(),
+            negative_prompt: request.negative_prompt.clone(),
+            clip_skip: request.clip_skip,
+            precision: request.precision,
+            stack: stack
+                .iter()
+                .filter(|coat| coat.text_encoder_weight != 0.0)
+                .map(|coat| (coat.fitted.adapter.hash(), coat.text_encoder_weight.to_bits()))
+                .collect(),
+        }
+    }
+}
+
+/// Where the names of the text encoder's modules begin.
+const TEXT_ENCODER: &str = "text_encoder.";
+
 #[derive(Debug)]
 struct Networks {
-    clip: Clip,
+    /// Only until the prompts are encoded.
+    clip: Option<Clip>,
     unet: UNet,
     decoder: Decoder,
     /// Only where a picture was to be encoded.
@@ -166,6 +186,8 @@ impl Engine {
         let guided = Guided::new(networks, loaded, &conditioning, request)?;
         let mut denoiser = Watched::new(guided, watch, sampler, sigmas)?;
         let latents = (sampler.run)(&mut denoiser, latents, sigmas, &mut noise)?;
+        // Makes room for the decoder's maps. What is given up costs the next picture a twentieth of a step.
+        networks.unet.rest();
         if !finite(&latents)? {
             return Err(Error::Diverged {
                 phase: "sampling",
@@ -270,14 +292,17 @@ impl Loaded {
         watch: &mut Watch<'_>,
     ) -> Result<()> {
         let (precision, encoder) = (request.precision, request.init.is_some());
-        let outdated = self.weights.outdated(self.modules.keys().cloned(), stack, precision);
+        let encoded = self.encoded(&Words::new(request, stack)).is_some();
+        let wanted = self.modules.keys().filter(|name| !encoded || !name.starts_with(TEXT_ENCODER));
+        let outdated = self.weights.outdated(wanted.cloned(), stack, precision);
         let (plain, patched): (Vec<_>, Vec<_>) =
             outdated.into_iter().partition(|(_, recipe)| opened && recipe.is_empty());
         let vae = vae_modules(self.vae_tensors(), encoder);
         let vae = self.vae_weights.outdated(vae.into_iter(), &[], precision);
 
         let changed = !(plain.is_empty() && patched.is_empty() && vae.is_empty());
-        if changed || self.networks.as_ref().is_none_or(|n| encoder && n.encoder.is_none()) {
+        let lacks = |n: &Networks| encoder && n.encoder.is_none() || !encoded && n.clip.is_none();
+        if changed || self.networks.as_ref().is_none_or(lacks) {
             // The networks share the layers: dropping them first lets the old weights go before the
             // new ones are made.
             self.networks = None;
@@ -294,7 +319,7 @@ impl Loaded {
         }
         self.weights.make(&self.checkpoint.tensors, stack, patched, &mut tally)?;
         if self.networks.is_none() {
-            self.networks = Some(self.build(encoder)?);
+            self.networks = Some(self.build(encoder, !encoded)?);
         }
         Ok(())
     }
@@ -303,9 +328,25 @@ impl Loaded {
         self.vae.as_ref().unwrap_or(&self.checkpoint.tensors)
     }
 
-    fn build(&self, encoder: bool) -> Result<Networks> {
-        let layers = self.weights.layers();
-        let clip = Clip::new(&layers.scope("text_encoder"), self.checkpoint.clip)?;
+    fn build(&self, encoder: bool, text_encoder: bool) -> Result<Networks> {
+        let clip = if text_encoder { Some(self.clip()?) } else { None };
+        let context = match (&clip, &self.conditioning) {
+            (Some(clip), _) => clip.width(),
+            (None, Some((_, conditioning))) => conditioning.cond.dim(2)?,
+            (None, None) => unreachable!("without its text encoder a prompt was encoded before"),
+        };
+        let unet = UNet::new(&self.weights.layers().scope("unet"), context, self.checkpoint.unet)?;
+        let vae = self.vae_weights.layers().scope("vae");
+        let decoder = self.decoder(&vae)?;
+        let encoder = match encoder {
+            true => Some(Encoder::new(&vae, self.vae_config.groups)?),
+            false => None,
+        };
+        Ok(Networks { clip, unet, decoder, encoder })
+    }
+
+    fn clip(&self) -> Result<Clip> {
+        let clip = Clip::new(&self.weights.layers().scope("text_encoder"), self.checkpoint.clip)?;
         if clip.vocabulary() != self.tokenizer.vocabulary() {
             return Err(Error::Incomplete {
                 path: self.path.clone(),
@@ -321,14 +362,7 @@ impl Loaded {
                 advice: "Use the model as a diffusers folder with its own tokenizer".into(),
             });
         }
-        let unet = UNet::new(&layers.scope("unet"), clip.width(), self.checkpoint.unet)?;
-        let vae = self.vae_weights.layers().scope("vae");
-        let decoder = self.decoder(&vae)?;
-        let encoder = match encoder {
-            true => Some(Encoder::new(&vae, self.vae_config.groups)?),
-            false => None,
-        };
-        Ok(Networks { clip, unet, decoder, encoder })
+        Ok(clip)
     }
 
     fn decoder(&self, vae: &Scope<'_>) -> Result<Decoder> {
@@ -340,39 +374,37 @@ impl Loaded {
     /// What the text encoder makes of both prompts: anew only if something that it depends on changed,
     /// so that a slider that moves on the UNet alone does not wait for it.
     fn conditioning(&mut self, request: &Request, stack: &[Coat]) -> Result<Conditioning> {
-        let words = Words {
-            prompt: request.prompt.clone(),
-            negative_prompt: request.negative_prompt.clone(),
-            clip_skip: request.clip_skip,
-            precision: request.precision,
-            stack: stack
-                .iter()
-                .filter(|coat| coat.text_encoder_weight != 0.0)
-                .map(|coat| (coat.fitted.adapter.hash(), coat.text_encoder_weight.to_bits()))
-                .collect(),
-        };
-        if let Some((made_of, conditioning)) = &self.conditioning
-            && *made_of == words
-        {
+        let words = Words::new(request, stack);
+        if let Some(conditioning) = self.encoded(&words) {
             return Ok(conditioning.clone());
         }
-        let conditioning = self.encode_prompts(self.networks(), request)?;
+        let networks = self.networks.as_mut().expect("built by `patch`, which comes first");
+        let clip = networks.clip.take().expect("built where a prompt is new");
+        let conditioning = self.encode_prompts(&clip, request)?;
         self.conditioning = Some((words, conditioning.clone()));
+        // Its memory is of more use than the tenth of a second that the next prompt saves.
+        drop(clip);
+        self.weights.forget(TEXT_ENCODER);
         Ok(conditioning)
     }
 
+    /// What the text encoder made of these words, if they were the last.
+    fn encoded(&self, words: &Words) -> Option<&Conditioning> {
+        let (made_of, conditioning) = self.conditioning.as_ref()?;
+        (made_of == words).then_some(conditioning)
+    }
+
     /// Both prompts as encoded, each of its own length.
-    fn encode_prompts(&self, networks: &Networks, request: &Request) -> Result<Conditioning> {
+    fn encode_prompts(&self, clip: &Clip, request: &Request) -> Result<Conditioning> {
         let encode = |prompt: &str| -> Result<Tensor> {
             let mut values = Vec::new();
             for chunk in text::chunks(&self.tokenizer, prompt) {
-                let states =
-                    networks.clip.encode(&chunk.ids, request.clip_skip, request.precision)?;
+                let states = clip.encode(&chunk.ids, request.clip_skip, request.precision)?;
                 let mut states = states.values().into_owned();
                 text::emphasis::apply(&mut states, &chunk.weights);
                 values.extend(states);
             }
-            let width = networks.clip.width();
+            let width = clip.width();
             let tokens = values.len() / width;
             Ok(Tensor::from_vec(values, (1, tokens, width), &Device::Cpu)?)
         };
@@ -512,7 +544,7 @@ fn finite(values: &Tensor) -> Result<bool> {
 struct Guided<'a> {
     unet: &'a UNet,
     /// Negative prompt and prompt, brought to one length; without guidance the prompt alone.
-    context: Tokens,
+    prompts: Prompts,
     prediction: Prediction,
     training: &'a TrainingSchedule,
     guidance_scale: Option<f64>,
@@ -534,10 +566,12 @@ impl<'a> Guided<'a> {
                 (2, Tensor::cat(&[uncond, cond], 0)?)
             }
         };
+        let width = context.dim(2)?;
         let values = context.flatten_all()?.to_vec1::<f32>()?;
+        let prompts = Tokens::new(values, batch, width, request.precision);
         Ok(Guided {
             unet: &networks.unet,
-            context: Tokens::new(values, batch, networks.clip.width(), request.precision),
+            prompts: networks.unet.read(&prompts),
             prediction: loaded.checkpoint.prediction,
             training: &loaded.checkpoint.training,
             guidance_scale,
@@ -553,7 +587,7 @@ impl Denoise for Guided<'_> {
         let scalings = self.prediction.scalings(sigma);
         let map = map_of(&scalings.input(x)?, batch, self.precision)?;
         let timestep = self.training.sigma_to_t(sigma);
-        let out = self.unet.forward(map, timestep, &self.context, self.precision).planes();
+        let out = self.unet.forward(map, timestep, &self.prompts, self.precision).planes();
         let out = Tensor::from_vec(out, (batch, channels, height, width), &Device::Cpu)?;
         match self.guidance_scale {
             None => scalings.denoised(x, &out),

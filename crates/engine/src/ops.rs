@@ -324,6 +324,15 @@ impl Weights {
         self.0.kernel
     }
 
+    /// Gives up what the kernels made of the weights for the maps so far: when none is to come soon.
+    pub(crate) fn rest(&self) {
+        match &self.0.form {
+            Form::F32(packed) => packed.rest(),
+            Form::Bf16(packed) => packed.rest(),
+            Form::Norm(..) | Form::Table(_) => {}
+        }
+    }
+
     /// Whether two are the very same weights in memory, not merely equal ones.
     #[cfg(test)]
     pub(crate) fn is(&self, other: &Weights) -> bool {

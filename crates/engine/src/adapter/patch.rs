@@ -101,6 +101,13 @@ impl PatchedWeights {
         &self.layers
     }
 
+    /// Gives up the working weights of all modules whose names begin so, to be made anew when they are
+    /// wanted.
+    pub(crate) fn forget(&mut self, prefix: &str) {
+        self.layers.modules.retain(|module, _| !module.starts_with(prefix));
+        self.recipes.retain(|module, _| !module.starts_with(prefix));
+    }
+
     /// The modules among `wanted` whose working weight is not yet what `stack` makes of it, with
     /// what it is to be made of. Weights in another precision are given up here.
     pub(crate) fn outdated(

@@ -99,7 +99,7 @@ fn unet(case: &Case, golden: &HashMap<String, Tensor>) {
     let x = given("latents", &[2, 4, 12, 10]);
     for (t, length) in [(999.0, 77), (541.375, 154), (0.5, 77)] {
         let prompts = flat(&given(&format!("context {length}"), &[2, length, context]));
-        let out = unet.forward(map(&x), t, &Tokens::new(prompts, 2, context, F32), F32);
+        let out = unet.forward(map(&x), t, &unet.read(&Tokens::new(prompts, 2, context, F32)), F32);
         let name = format!("unet.{t:?}.{length}");
         check(&format!("{} {name}", case.name), out.planes(), &golden[&name]);
 

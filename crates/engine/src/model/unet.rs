@@ -5,7 +5,11 @@
 
 use crate::{
     Precision, Result,
-    model::{layers::Scope, resnet::Resnet, transformer::Transformer},
+    model::{
+        layers::Scope,
+        resnet::Resnet,
+        transformer::{Keys, Transformer},
+    },
     ops::{self, Activation, Conv, Linear, Map, Norm, Tokens},
 };
 
@@ -43,6 +47,10 @@ struct Level {
     /// To the next resolution: stride 2 on the way down, behind a doubling on the way up.
     resample: Option<Conv>,
 }
+
+/// What a UNet reads of its prompts: for each cross-attention, in the order in which they come.
+#[derive(Debug)]
+pub(crate) struct Prompts(Vec<Keys>);
 
 #[derive(Debug)]
 struct Mid {
@@ -143,20 +151,36 @@ impl UNet {
         })
     }
 
+    /// What the network reads of the encoded prompts `(B, S, context)`, once for all steps.
+    pub(crate) fn read(&self, prompts: &Tokens) -> Prompts {
+        let down = self.down.iter().flat_map(|level| &level.attentions);
+        let up = self.up.iter().flat_map(|level| &level.attentions);
+        let all = down.chain(&self.mid.attention).chain(up);
+        Prompts(all.flat_map(|attention| attention.read(prompts)).collect())
+    }
+
+    /// Gives up what the convolutions keep for the next step.
+    pub(crate) fn rest(&self) {
+        let levels = self.down.iter().chain(&self.up);
+        let resnets = levels.flat_map(|level| &level.resnets);
+        resnets.chain([&self.mid.resnet1, &self.mid.resnet2]).for_each(Resnet::rest);
+    }
+
     /// One evaluation.
     ///
     /// * `x`: scaled latents, `(B, H, W, 4)`
     /// * `timestep`: `0..1000`, fractional, the same for the whole batch
-    /// * `context`: the encoded prompts, `(B, S, context)`
+    /// * `prompts`: as [read](UNet::read), as many as there are latents
     /// * returns `(B, H, W, 4)`
     pub(crate) fn forward(
         &self,
         x: Map,
         timestep: f64,
-        context: &Tokens,
+        prompts: &Prompts,
         precision: Precision,
     ) -> Map {
         let batch = x.size().batch;
+        let prompt = &mut prompts.0.iter();
         let time = self.time(timestep, batch, precision);
 
         let mut x = ops::conv(&self.conv_in, &ops::padded(&x));
@@ -165,7 +189,7 @@ impl UNet {
             for (i, resnet) in level.resnets.iter().enumerate() {
                 x = resnet.forward(x, Some(&time));
                 if let Some(attention) = level.attentions.get(i) {
-                    x = attention.forward(x, context);
+                    x = attention.forward(x, prompt);
                 }
                 skips.push(x.clone());
             }
@@ -177,7 +201,7 @@ impl UNet {
 
         x = self.mid.resnet1.forward(x, Some(&time));
         if let Some(attention) = &self.mid.attention {
-            x = attention.forward(x, context);
+            x = attention.forward(x, prompt);
         }
         x = self.mid.resnet2.forward(x, Some(&time));
 
@@ -186,7 +210,7 @@ impl UNet {
                 let skip = skips.pop().expect("counted while the network was built");
                 x = resnet.forward(ops::concat(&x, &skip), Some(&time));
                 if let Some(attention) = level.attentions.get(i) {
-                    x = attention.forward(x, context);
+                    x = attention.forward(x, prompt);
                 }
             }
             if let Some(conv) = &level.resample {

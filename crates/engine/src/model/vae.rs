@@ -82,7 +82,7 @@ impl Decoder {
         let mut x = self.mid.forward(ops::conv(&self.conv_in, &ops::padded(&x)));
         for level in &self.up {
             for resnet in &level.resnets {
-                x = resnet.forward(x, None);
+                x = once(resnet, x);
             }
             if let Some(conv) = &level.resample {
                 let size = x.size();
@@ -123,7 +123,7 @@ impl Encoder {
         let mut x = ops::conv(&self.conv_in, &ops::padded(&picture));
         for level in &self.down {
             for resnet in &level.resnets {
-                x = resnet.forward(x, None);
+                x = once(resnet, x);
             }
             if let Some(conv) = &level.resample {
                 x = ops::conv(conv, &ops::padded(&x));
@@ -136,6 +136,13 @@ impl Encoder {
             None => x,
         }
     }
+}
+
+/// Runs a resnet that has no other map until the next picture, so that nothing is kept for one.
+fn once(resnet: &Resnet, x: Map) -> Map {
+    let x = resnet.forward(x, None);
+    resnet.rest();
+    x
 }
 
 fn levels(
@@ -219,11 +226,11 @@ impl Mid {
     }
 
     fn forward(&self, x: Map) -> Map {
-        let mut x = self.resnet1.forward(x, None);
+        let mut x = once(&self.resnet1, x);
         if let Some(attention) = &self.attention {
             x = attention.forward(x);
         }
-        self.resnet2.forward(x, None)
+        once(&self.resnet2, x)
     }
 }
 

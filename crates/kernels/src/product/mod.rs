@@ -119,7 +119,7 @@ pub fn conv_with<T: Operand>(
     if winograd::applies(isa, w, size, window) {
         assert!(isa.is_available(), "{isa}: this processor does not have it");
         let end = End::new(w, extras, &phases[0], out.len());
-        winograd::conv(isa, x, w.transformed(), w.inputs(), &end, &mut out);
+        winograd::conv(isa, x, &w.transformed(), w.inputs(), &end, &mut out);
         return (out, out_size);
     }
     for (phase, rows) in phases.iter().enumerate() {

@@ -1,6 +1,9 @@
 //! Weights in the order in which the micro-kernels read them.
 
-use std::{ops::Range, sync::OnceLock};
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use rayon::prelude::*;
 
@@ -51,8 +54,9 @@ pub struct Packed<T> {
     taps: usize,
     sampling: Sampling,
     chunks: Vec<Range<usize>>,
-    /// The kernels as Winograd's convolution takes them, made when an image first needs them.
-    transformed: OnceLock<winograd::Kernels>,
+    /// The kernels as Winograd's convolution takes them, from when an image first needs them until
+    /// [`rest`](Packed::rest).
+    transformed: Mutex<Option<Arc<winograd::Kernels>>>,
 }
 
 impl<T: Number> Packed<T> {
@@ -96,7 +100,9 @@ impl<T: Number> Packed<T> {
         let panels = outputs.div_ceil(PANEL);
         let panel_len = padded * phase_taps * PANEL;
         let chunks = chunks::<T>(isa, padded, phase_taps);
-        let mut values = Values::<T>::zeros(sampling.phases() * panels * panel_len);
+        // SAFETY: each task writes all of its panel: zeros where inputs are filled up, then the inputs.
+        let mut values: Values<T> =
+            unsafe { Values::unwritten(sampling.phases() * panels * panel_len) };
         let shared = Shared::new(&mut values);
         (0..sampling.phases() * panels).into_par_iter().for_each(|index| {
             let (phase, panel) = (index / panels, index % panels);
@@ -104,6 +110,9 @@ impl<T: Number> Packed<T> {
             let to = unsafe {
                 std::slice::from_raw_parts_mut(shared.get().add(index * panel_len), panel_len)
             };
+            if padded != inputs {
+                to.fill(T::default());
+            }
             let present = PANEL.min(outputs - panel * PANEL);
             let rows = &w[panel * PANEL * inputs * taps..][..present * inputs * taps];
             let kernel = |from: &[f32], tap: usize| match sampling {
@@ -145,7 +154,7 @@ impl<T: Number> Packed<T> {
             taps: phase_taps,
             sampling,
             chunks,
-            transformed: OnceLock::new(),
+            transformed: Mutex::default(),
         }
     }
 
@@ -200,8 +209,23 @@ impl<T: Number> Packed<T> {
     }
 
     /// The kernels as Winograd's convolution takes them.
-    pub(super) fn transformed(&self) -> &winograd::Kernels {
-        self.transformed.get_or_init(|| winograd::Kernels::of(self))
+    pub(super) fn transformed(&self) -> Arc<winograd::Kernels> {
+        if let Some(kernels) = &*self.lock() {
+            return kernels.clone();
+        }
+        // Made without the lock: the threads that help may find work that waits for it.
+        let kernels = Arc::new(winograd::Kernels::of(self));
+        self.lock().insert(kernels).clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<winograd::Kernels>>> {
+        self.transformed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives up what was made of the weights for the images so far, which may take four times their
+    /// memory. The next image has it made anew.
+    pub fn rest(&self) {
+        *self.lock() = None;
     }
 
     /// Outputs of the layer.

@@ -61,7 +61,7 @@ const NEAR: f32 = std::f32::consts::FRAC_1_SQRT_2;
 const FAR: f32 = std::f32::consts::SQRT_2;
 
 /// With fewer tiles, reading the transformed kernels takes longer than the products that they save.
-const FEWEST_TILES: usize = 24;
+const FEWEST_TILES: usize = 40;
 
 /// Larger layers stay as they are: their transformed kernels, eight times the direct ones in bf16, would
 /// need too much memory, and are met at the coarsest levels of a network, where little is to be gained.
