@@ -116,6 +116,7 @@ starter:
 # The peers live in a virtual environment of their own, below the build's folder.
 bench: setup
 	cargo build --release --locked -p impasto
+	cargo build --release --locked -p impasto-engine --example adapters
 	test -x $(TARGET)/bench/env/bin/python || python3 -m venv $(TARGET)/bench/env
 	$(TARGET)/bench/env/bin/pip install --quiet $(PEERS)
 	$(TARGET)/bench/env/bin/python benches/compare.py $(TARGET)/bench --impasto $(TARGET)/release/impasto

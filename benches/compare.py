@@ -23,8 +23,9 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("work", type=Path)
 parser.add_argument("--impasto", type=Path, default=HERE.parent / "target/release/impasto")
 parser.add_argument("--rounds", type=int, default=3)
+parser.add_argument("--runs", type=int, default=5, help="calls of a peer's network a round")
 parser.add_argument("--isa", default="", choices=["", "avx2", "avx512"])
-parser.add_argument("--only", nargs="*", default=["network", "picture", "starter", "adapters"])
+parser.add_argument("--only", nargs="*", default=["network", "picture", "starter", "adapters", "threads"])
 arguments = parser.parse_args()
 MODEL = arguments.work / "sd15-f16"
 ADAPTERS = sorted((arguments.work / "loras").glob("*.safetensors"))
@@ -41,8 +42,8 @@ def last_json(command, environment=()):
     return json.loads(done.stdout[start:])
 
 
-def peer(script, *options):
-    return last_json([sys.executable, PEERS / script, *map(str, options)])
+def peer(script, *options, environment=()):
+    return last_json([sys.executable, PEERS / script, *map(str, options)], environment)
 
 
 def impasto(model, precision, *options):
@@ -90,7 +91,7 @@ def network():
                 ("torch", "bench_torch.py", "--dtype"),
                 ("openvino", "bench_openvino.py", "--precision"),
             ):
-                report = peer(script, arguments.work, option, kind, *isa)
+                report = peer(script, arguments.work, option, kind, "--runs", arguments.runs, *isa)
                 peers_step.setdefault(f"{name} {kind}", []).append(report["unet_step_s"])
                 peers_decode.setdefault(f"{name} {kind}", []).append(report["vae_decode_s"])
     table("UNet step, 512 × 512, batch 2, seconds", step, peers_step)
@@ -115,14 +116,40 @@ def whole(model, size, title):
 
 def adapters():
     ours, theirs = {}, {}
-    options = [option for path in ADAPTERS for option in ("--lora", f"{path}=0.5")]
     for _ in range(arguments.rounds):
-        report = impasto(MODEL, "bf16", "--steps", 1, "--width", 64, "--height", 64, *options)
-        ours.setdefault("impasto bf16", []).append(report["patch_s"])
-        report = peer("bench_lora_torch.py", arguments.work)
-        # Ours reads the files as well.
-        theirs.setdefault("diffusers + PEFT, fuse", []).append(report["fuse_s"])
-    table("Five rank-32 adapters, first application, seconds", ours, theirs)
+        report = last_json([arguments.impasto.parent / "examples/adapters", MODEL, *ADAPTERS])
+        other = peer("bench_lora_torch.py", arguments.work)
+        for name, a, b in (
+            # Ours reads the files as well.
+            ("first application", report["first_s"], other["fuse_s"]),
+            ("one slider moved", report["slider_s"], other["reweight_and_fuse_s"]),
+            ("one taken off", report["off_s"], other["reweight_and_fuse_s"]),
+            ("one put on again", report["on_s"], other["reweight_and_fuse_s"]),
+        ):
+            ours.setdefault(name, []).append(a)
+            theirs.setdefault(name, []).append(b)
+    for name, values in ours.items():
+        table(
+            f"Five rank-32 adapters: {name}, seconds",
+            {"impasto bf16": values},
+            {"diffusers + PEFT bf16": theirs[name]},
+        )
+
+
+def threads():
+    """Seconds of a step with one thread and with two, and how many times faster two are."""
+    size = ("--steps", 3, "--width", 512, "--height", 512)
+    ours, theirs = {1: [], 2: []}, {1: [], 2: []}
+    for _ in range(arguments.rounds):
+        for count in (1, 2):
+            ours[count].extend(impasto(MODEL, "bf16", *size, "--threads", count)["step_s"][1:])
+            environment = [("OMP_NUM_THREADS", str(count))]
+            report = peer("bench_torch.py", arguments.work, "--runs", 2, environment=environment)
+            theirs[count].append(report["unet_step_s"])
+    print("\nUNet step with one thread and with two, seconds")
+    for name, values in (("impasto bf16", ours), ("torch bf16", theirs)):
+        one, two = middle(values[1]), middle(values[2])
+        print(f"  {name:28} {one:9.3f} {two:9.3f}   {one / two:.2f} times")
 
 
 if not MODEL.exists():
@@ -135,3 +162,5 @@ if "starter" in arguments.only and not arguments.isa:
     whole(STARTER, 128, "A picture with the starter, 128 × 128, 20 steps")
 if "adapters" in arguments.only and not arguments.isa:
     adapters()
+if "threads" in arguments.only and not arguments.isa:
+    threads()

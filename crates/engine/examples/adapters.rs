@@ -1,0 +1,50 @@
+//! Times a stack of adapters: `adapters MODEL ADAPTER...` applies all at once, moves one slider, takes
+//! that adapter off and puts it on again, and repeats the request as it is. Prints seconds as JSON.
+
+#![expect(clippy::print_stdout, reason = "its result")]
+
+use std::{env, ops::ControlFlow, path::PathBuf, time::Instant};
+
+use engine::{AdapterUse, DeviceId, Engine, Phase, Precision, Progress, Request, testing::request};
+
+/// Seconds that patching took for one picture.
+fn patching(engine: &mut Engine, request: &Request) -> engine::Result<f64> {
+    let (mut began, mut took) = (None, 0.0);
+    let mut watch = |progress: Progress<'_>| {
+        match progress.phase {
+            Phase::Patch => _ = began.get_or_insert_with(Instant::now),
+            _ => took += began.take().map_or(0.0, |began: Instant| began.elapsed().as_secs_f64()),
+        }
+        ControlFlow::Continue(())
+    };
+    engine.generate(request, &mut watch)?;
+    Ok(took)
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut paths = env::args_os().skip(1).map(PathBuf::from);
+    let model = paths.next().ok_or("usage: adapters MODEL ADAPTER...")?;
+    let adapters: Vec<AdapterUse> =
+        paths.map(|path| AdapterUse { path, unet_weight: 0.2, text_encoder_weight: 0.2 }).collect();
+    let plain =
+        Request { steps: 1, width: 64, height: 64, precision: Precision::Bf16, ..request(&model) };
+    let stack = Request { adapters, ..plain.clone() };
+    let mut moved = stack.clone();
+    let slider = moved.adapters.first_mut().ok_or("no adapter")?;
+    (slider.unet_weight, slider.text_encoder_weight) = (0.3, 0.3);
+    let mut fewer = moved.clone();
+    fewer.adapters.remove(0);
+
+    let mut engine = Engine::open(DeviceId::Cpu, None)?;
+    patching(&mut engine, &plain)?;
+    let first = patching(&mut engine, &stack)?;
+    let slider = patching(&mut engine, &moved)?;
+    let off = patching(&mut engine, &fewer)?;
+    let on = patching(&mut engine, &moved)?;
+    let unchanged = patching(&mut engine, &moved)?;
+    println!(
+        "{{\"first_s\": {first:.4}, \"slider_s\": {slider:.4}, \"off_s\": {off:.4}, \"on_s\": {on:.4}, \
+         \"unchanged_s\": {unchanged:.4}}}"
+    );
+    Ok(())
+}
