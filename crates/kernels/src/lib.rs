@@ -13,6 +13,8 @@
 //! pool. Nor does it depend on the system's mathematical library.
 
 pub mod attention;
+#[cfg(all(test, target_os = "linux"))]
+mod bounds;
 pub mod conv;
 mod isa;
 mod lanes;

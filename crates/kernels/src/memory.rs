@@ -250,6 +250,10 @@ impl Block {
             let start = NonNull::without_provenance(LINE.try_into().expect("not 0"));
             return Block { start, bytes };
         }
+        #[cfg(all(test, target_os = "linux"))]
+        if let Some(start) = guarded::take(bytes) {
+            return Block { start, bytes };
+        }
         if bytes >= GRAIN {
             let bytes = bytes.next_multiple_of(GRAIN);
             let place = arena().as_mut().and_then(|arena| arena.take(bytes));
@@ -273,6 +277,10 @@ impl Drop for Block {
         if self.bytes == 0 {
             return;
         }
+        #[cfg(all(test, target_os = "linux"))]
+        if guarded::put(self.start, self.bytes) {
+            return;
+        }
         if self.bytes >= GRAIN
             && let Some(arena) = &mut *arena()
             && arena.holds(self.start.addr().get())
@@ -281,6 +289,93 @@ impl Drop for Block {
         }
         // SAFETY: allocated with this very layout.
         unsafe { dealloc(self.start.as_ptr(), layout(self.bytes)) }
+    }
+}
+
+/// Memory between pages that nobody may touch: whoever reads or writes beyond it dies at once. It begins
+/// as numbers that are none, so that what was read before it was written shows in the results.
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) mod guarded {
+    use std::{
+        collections::BTreeMap,
+        ptr::{self, NonNull},
+        slice,
+        sync::{
+            Mutex, PoisonError,
+            atomic::{AtomicU8, Ordering},
+        },
+    };
+
+    use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+
+    use super::LINE;
+
+    /// Which end of a block touches a forbidden page; the other may be up to a page away.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum Side {
+        Begin = 1,
+        End = 2,
+    }
+
+    const PAGE: usize = 4096;
+
+    /// What lies between the end of a block and its page, and must still be there.
+    const BEYOND: u8 = 0xa5;
+
+    static SIDE: AtomicU8 = AtomicU8::new(0);
+
+    /// Where each block's mapping begins, and its length.
+    static MAPPINGS: Mutex<BTreeMap<usize, (usize, usize)>> = Mutex::new(BTreeMap::new());
+
+    /// Runs `f` with all memory of this process's kernels guarded.
+    pub(crate) fn during<R>(side: Side, f: impl FnOnce() -> R) -> R {
+        SIDE.store(side as u8, Ordering::SeqCst);
+        let result = f();
+        SIDE.store(0, Ordering::SeqCst);
+        result
+    }
+
+    pub(super) fn is_on() -> bool {
+        SIDE.load(Ordering::SeqCst) != 0
+    }
+
+    pub(super) fn take(bytes: usize) -> Option<NonNull<u8>> {
+        let side = SIDE.load(Ordering::SeqCst);
+        if side == 0 {
+            return None;
+        }
+        let (room, inner) = (bytes.next_multiple_of(LINE), bytes.next_multiple_of(PAGE));
+        let len = inner + 2 * PAGE;
+        let flags = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping; the protected pages and what is filled are inside it.
+        unsafe {
+            let mapping = mmap_anonymous(ptr::null_mut(), len, flags, MapFlags::PRIVATE)
+                .expect("memory for a test");
+            let first = mapping.cast::<u8>().add(PAGE);
+            mprotect(mapping, PAGE, MprotectFlags::empty()).expect("memory for a test");
+            mprotect(first.add(inner).cast(), PAGE, MprotectFlags::empty())
+                .expect("memory for a test");
+            let start = if side == Side::End as u8 { first.add(inner - room) } else { first };
+            start.write_bytes(0xff, bytes);
+            start.add(bytes).write_bytes(BEYOND, room - bytes);
+            let mut mappings = MAPPINGS.lock().unwrap_or_else(PoisonError::into_inner);
+            mappings.insert(start.addr(), (mapping.addr(), len));
+            NonNull::new(start)
+        }
+    }
+
+    pub(super) fn put(start: NonNull<u8>, bytes: usize) -> bool {
+        let mut mappings = MAPPINGS.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((mapping, len)) = mappings.remove(&start.addr().get()) else { return false };
+        drop(mappings);
+        let beyond = bytes.next_multiple_of(LINE) - bytes;
+        // SAFETY: the block's own mapping, which nobody uses any more.
+        unsafe {
+            let beyond = slice::from_raw_parts(start.as_ptr().add(bytes), beyond);
+            assert!(beyond.iter().all(|byte| *byte == BEYOND), "written behind {bytes} bytes");
+            munmap(ptr::with_exposed_provenance_mut(mapping), len).expect("memory for a test");
+        }
+        true
     }
 }
 
@@ -311,6 +406,11 @@ pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R 
     }
     SCRATCH.with(|scratch| {
         let mut scratch = scratch.borrow_mut();
+        #[cfg(all(test, target_os = "linux"))]
+        if guarded::is_on() {
+            // SAFETY: the callers write before they read, which the test that asked for this shows.
+            *scratch = unsafe { Values::unwritten(len) };
+        }
         if scratch.len() < len {
             *scratch = Values::zeros(len.next_power_of_two());
         }
