@@ -149,7 +149,7 @@ impl Engine {
     }
 
     fn run(&mut self, request: &Request, watch: &mut Watch<'_>) -> Result<Output> {
-        let mut warnings = Vec::new();
+        let mut warnings = kernels::Isa::doubts().to_vec();
         let (loaded, stack, patches) = self.prepare(request, watch)?;
 
         // Found out before the work rather than after it.

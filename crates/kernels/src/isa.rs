@@ -74,8 +74,19 @@ impl Isa {
     /// The rung that is in use: `IMPASTO_ISA` if the processor has it, else the best one.
     #[must_use]
     pub fn current() -> Isa {
-        static CURRENT: OnceLock<Isa> = OnceLock::new();
-        *CURRENT.get_or_init(|| Isa::choose(std::env::var("IMPASTO_ISA").ok().as_deref()).isa)
+        Isa::chosen().isa
+    }
+
+    /// What a person should know of how [`current`](Isa::current) was chosen: a rung that was asked for in
+    /// vain, or that miscalculates here. Mostly nothing.
+    #[must_use]
+    pub fn doubts() -> &'static [String] {
+        &Isa::chosen().doubts
+    }
+
+    fn chosen() -> &'static Choice {
+        static CHOSEN: OnceLock<Choice> = OnceLock::new();
+        CHOSEN.get_or_init(|| Isa::choose(std::env::var("IMPASTO_ISA").ok().as_deref()))
     }
 
     /// What [`current`](Isa::current) is chosen by: the rung that was asked for, or the best one, and
