@@ -96,7 +96,7 @@ const TEXT_ENCODER: &str = "text_encoder.";
 
 #[derive(Debug)]
 struct Networks {
-    /// Only until the prompts are encoded.
+    /// Only until the prompts are encoded, unless an adapter acts on it.
     clip: Option<Clip>,
     unet: UNet,
     decoder: Decoder,
@@ -381,10 +381,15 @@ impl Loaded {
         let networks = self.networks.as_mut().expect("built by `patch`, which comes first");
         let clip = networks.clip.take().expect("built where a prompt is new");
         let conditioning = self.encode_prompts(&clip, request)?;
+        if words.stack.is_empty() {
+            // Its memory is of more use than the tenth of a second that the next prompt saves.
+            drop(clip);
+            self.weights.forget(TEXT_ENCODER);
+        } else if let Some(networks) = &mut self.networks {
+            // An adapter's slider may move next, and must not wait for what the adapter does not change.
+            networks.clip = Some(clip);
+        }
         self.conditioning = Some((words, conditioning.clone()));
-        // Its memory is of more use than the tenth of a second that the next prompt saves.
-        drop(clip);
-        self.weights.forget(TEXT_ENCODER);
         Ok(conditioning)
     }
 
