@@ -41,19 +41,17 @@ fn agree<T: Number>(ours: &[T], portable: &[T], what: &str) {
 fn products<T: Operand>(isa: Isa, dice: &mut Dice) {
     for round in 0..12 {
         let (rows, inputs) = (dice.roll(1, 70), dice.roll(1, 250));
-        let outputs = if round % 4 == 3 { 32 * dice.roll(1, 3) } else { dice.roll(1, 100) };
+        let gated = round % 4 == 3;
+        let outputs = if gated { 32 * dice.roll(1, 3) } else { dice.roll(1, 100) };
         let activation =
             [None, Some(Activation::Silu), Some(Activation::Gelu), Some(Activation::Geglu)];
         let activation = activation[round % 4];
-        let width = if round % 4 == 3 { outputs / 2 } else { outputs };
+        let width = if gated { outputs / 2 } else { outputs };
         let (x, residual) = (values::<T>(rows * inputs, 1), values::<T>(rows * width, 2));
-        let w = numbers(outputs * inputs, 3);
-        let bias = numbers(outputs, 4);
-        let out = [isa, Isa::Portable].map(|isa| {
-            let w = Packed::new(&w, outputs, inputs, 1, Some(&bias), Sampling::Same);
-            let extras = Extras { activation, residual: Some(&residual), ..Extras::none() };
-            linear_with::<T>(isa, &x, &w, &extras)
-        });
+        let (w, bias) = (numbers(outputs * inputs, 3), numbers(outputs, 4));
+        let w = Packed::<T>::new(&w, outputs, inputs, 1, Some(&bias), Sampling::Same);
+        let extras = Extras { activation, residual: Some(&residual), ..Extras::none() };
+        let out = [isa, Isa::Portable].map(|isa| linear_with(isa, &x, &w, &extras));
         agree(&out[0], &out[1], &format!("{isa}: {rows} x {inputs} to {outputs}"));
     }
 }
@@ -71,18 +69,15 @@ fn convolutions<T: Operand>(isa: Isa, dice: &mut Dice) {
         let channels = if many { 16 * dice.roll(1, 3) } else { dice.roll(1, 40) };
         let outputs = if many { 32 * dice.roll(1, 2) } else { dice.roll(1, 70) };
         let window = if many { same } else { windows[round % 4] };
-        let double = round % 4 == 0 && round % 8 == 0;
-        let sampling = if double { Sampling::Double } else { Sampling::Same };
+        let sampling = if round % 8 == 0 { Sampling::Double } else { Sampling::Same };
         let size = Size { batch, height, width, channels };
         let x = Padded::new(&values::<T>(size.len(), 5), size);
         let taps = window.kernel * window.kernel;
         let (w, bias) = (numbers(outputs * channels * taps, 6), numbers(outputs, 7));
         let terms = values::<T>(batch * outputs, 8);
-        let out = [isa, Isa::Portable].map(|isa| {
-            let w = Packed::new(&w, outputs, channels, taps, Some(&bias), sampling);
-            let extras = Extras { image_rows: Some(&terms), ..Extras::none() };
-            conv_with::<T>(isa, &x, &w, window, &extras).0
-        });
+        let w = Packed::<T>::new(&w, outputs, channels, taps, Some(&bias), sampling);
+        let extras = Extras { image_rows: Some(&terms), ..Extras::none() };
+        let out = [isa, Isa::Portable].map(|isa| conv_with(isa, &x, &w, window, &extras).0);
         agree(
             &out[0],
             &out[1],

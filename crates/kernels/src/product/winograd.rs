@@ -60,10 +60,11 @@ const NEAR: f32 = std::f32::consts::FRAC_1_SQRT_2;
 /// The farther points' distance from zero.
 const FAR: f32 = std::f32::consts::SQRT_2;
 
-/// With fewer tiles, reading the transformed kernels takes longer than the products that they save.
+/// With fewer tiles, reading the transformed kernels takes most of what their products save, and they are
+/// of layers that are wide: not worth their memory.
 const FEWEST_TILES: usize = 40;
 
-/// Larger layers stay as they are: their transformed kernels, eight times the direct ones in bf16, would
+/// Larger layers stay as they are: their transformed kernels, four times the direct ones in bf16, would
 /// need too much memory, and are met at the coarsest levels of a network, where little is to be gained.
 const MOST_KERNELS: usize = 1_250_000;
 
