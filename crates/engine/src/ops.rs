@@ -25,10 +25,11 @@ use kernels::{
     attention::{Heads, attention as attention_kernel},
     conv::{self, Size, Window},
     norm, pointwise,
-    product::{self, Extras, Packed, Sampling},
+    product::{self, Extras, Factors, LowRank, Packed, Sampling},
 };
+use rayon::prelude::*;
 
-use crate::Precision;
+use crate::{Error, Precision, Result};
 pub(crate) use kernels::product::Activation;
 
 /// Numbers as they are stored.
@@ -269,16 +270,64 @@ enum Form {
     Table(Buffer),
 }
 
+fn low_rank<T: Operand>(factors: &[Factors<'_>]) -> Option<LowRank<T>> {
+    (!factors.is_empty()).then(|| LowRank::new(factors))
+}
+
+/// Weights of two or four dimensions: of a layer, or a table.
+fn form<T: Stored>(
+    (outputs, inputs, kernel): (usize, usize, usize),
+    bias: Option<&[f32]>,
+    role: Role,
+    factors: &[Factors<'_>],
+    rows: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
+    table: impl FnOnce(Values<T>) -> Buffer,
+) -> Result<Form> {
+    let low_rank = low_rank::<T>(factors);
+    let rows = |first: usize, to: &mut [f32]| {
+        rows(first, to)?;
+        low_rank.iter().for_each(|change| change.add_to(first, to));
+        Ok::<_, Error>(())
+    };
+    if role == Role::Table {
+        const ROWS: usize = 64;
+        let mut values = Values::zeros(outputs * inputs);
+        values.par_chunks_mut(ROWS * inputs).enumerate().try_for_each(
+            |(part, values)| -> Result<()> {
+                let mut wide = vec![0.0; values.len()];
+                rows(part * ROWS, &mut wide)?;
+                for (to, value) in values.iter_mut().zip(wide) {
+                    *to = T::from_f32(value);
+                }
+                Ok(())
+            },
+        )?;
+        return Ok(Form::Table(table(values)));
+    }
+    let sampling = match role {
+        Role::Doubling if kernel == 3 => Sampling::Double,
+        _ => Sampling::Same,
+    };
+    Ok(T::form(Packed::from_rows(outputs, inputs, kernel * kernel, bias, sampling, rows)?))
+}
+
 impl Weights {
-    /// From a weight in the file's order: `(outputs)`, `(outputs, inputs)` or
-    /// `(outputs, inputs, kernel, kernel)`, and its bias.
+    /// Makes the weights of a module.
+    ///
+    /// * `shape`: `(outputs)`, `(outputs, inputs)` or `(outputs, inputs, kernel, kernel)`
+    /// * `bias`: `(outputs)`
+    /// * `factors`: what is added to `rows`, multiplied in the precision
+    /// * `rows`: writes the weights of some outputs, from the given one on, in the file's order
+    ///
+    /// # Errors
+    /// The first of `rows`.
     pub(crate) fn new(
-        weight: &[f32],
         shape: &[usize],
         bias: Option<&[f32]>,
-        role: Role,
-        precision: Precision,
-    ) -> Weights {
+        (role, precision): (Role, Precision),
+        factors: &[Factors<'_>],
+        rows: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
+    ) -> Result<Weights> {
         let (outputs, inputs, kernel) = match *shape {
             [outputs] => (outputs, 1, 1),
             [outputs, inputs] => (outputs, inputs, 1),
@@ -286,30 +335,27 @@ impl Weights {
             _ => unreachable!("the checkpoint admits weights of 1, 2 or 4 dimensions only"),
         };
         let form = if shape.len() == 1 {
-            Form::Norm(weight.to_vec(), bias.map_or_else(|| vec![0.0; outputs], <[f32]>::to_vec))
-        } else if role == Role::Table {
-            Form::Table(Buffer::store(weight, precision))
+            let mut weight = vec![0.0; outputs];
+            rows(0, &mut weight)?;
+            Form::Norm(weight, bias.map_or_else(|| vec![0.0; outputs], <[f32]>::to_vec))
         } else {
-            let sampling = match role {
-                Role::Doubling if kernel == 3 => Sampling::Double,
-                _ => Sampling::Same,
-            };
-            let taps = kernel * kernel;
+            let size = (outputs, inputs, kernel);
             match precision {
-                Precision::F32 => {
-                    Form::F32(Packed::new(weight, outputs, inputs, taps, bias, sampling))
-                }
-                Precision::Bf16 => {
-                    Form::Bf16(Packed::new(weight, outputs, inputs, taps, bias, sampling))
-                }
+                Precision::F32 => form::<f32>(size, bias, role, factors, rows, Buffer::F32)?,
+                Precision::Bf16 => form::<bf16>(size, bias, role, factors, rows, Buffer::Bf16)?,
                 Precision::F16 => {
-                    let mut weight = weight.to_vec();
-                    round_to_f16(&mut weight);
-                    Form::F32(Packed::new(&weight, outputs, inputs, taps, bias, sampling))
+                    let low_rank = low_rank::<f32>(factors);
+                    let rows = |first: usize, to: &mut [f32]| {
+                        rows(first, to)?;
+                        low_rank.iter().for_each(|change| change.add_to(first, to));
+                        round_to_f16(to);
+                        Ok(())
+                    };
+                    form::<f32>(size, bias, role, &[], rows, Buffer::F16)?
                 }
             }
         };
-        Weights(Arc::new(Stock { form, undoubled: OnceLock::new(), outputs, inputs, kernel }))
+        Ok(Weights(Arc::new(Stock { form, undoubled: OnceLock::new(), outputs, inputs, kernel })))
     }
 
     pub(crate) fn outputs(&self) -> usize {

@@ -8,7 +8,7 @@ use crate::{
     conv::{Padded, Size, Window},
     memory::guarded::{self, Side},
     norm, pointwise,
-    product::{Activation, Extras, Packed, Sampling, conv_with, linear_with},
+    product::{Activation, Extras, Factors, LowRank, Packed, Sampling, conv_with, linear_with},
     testing::{narrow, numbers, rungs},
 };
 
@@ -86,6 +86,21 @@ fn convolutions<T: Operand>(isa: Isa, dice: &mut Dice) {
     }
 }
 
+fn additions<T: Operand>(isa: Isa, dice: &mut Dice) {
+    for _ in 0..8 {
+        let (outputs, width, rank) = (dice.roll(1, 70), dice.roll(1, 90), dice.roll(1, 40));
+        let (left, right) = (values::<f32>(outputs * rank, 15), values::<f32>(rank * width, 16));
+        let pair = Factors { left: &left, right: &right, rank, scale: 0.5 };
+        let change = LowRank::<T>::new(&[pair, pair]);
+        let out = [isa, Isa::Portable].map(|isa| {
+            let mut sum = values::<f32>(outputs * width, 17);
+            change.add_with(isa, 0, &mut sum);
+            sum
+        });
+        agree(&out[0], &out[1], &format!("{isa}: {outputs} x {width} of rank {rank}, twice"));
+    }
+}
+
 fn attentions<T: Number>(isa: Isa, dice: &mut Dice) {
     for width in [8, 40, 64, 80, 160, 33] {
         let (batch, heads) = (dice.roll(1, 2), dice.roll(1, 3));
@@ -137,6 +152,8 @@ fn no_kernel_leaves_its_memory() {
                     products::<half::bf16>(isa, &mut dice);
                     convolutions::<f32>(isa, &mut dice);
                     convolutions::<half::bf16>(isa, &mut dice);
+                    additions::<f32>(isa, &mut dice);
+                    additions::<half::bf16>(isa, &mut dice);
                     attentions::<f32>(isa, &mut dice);
                     attentions::<half::bf16>(isa, &mut dice);
                 }

@@ -402,20 +402,22 @@ impl<T> Shared<T> {
 /// is kept, so that a step allocates nothing.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     thread_local! {
-        static SCRATCH: RefCell<Values<f32>> = RefCell::new(Values::zeros(0));
+        // One for each call within a call.
+        static FREE: RefCell<Vec<Values<f32>>> = const { RefCell::new(Vec::new()) };
     }
-    SCRATCH.with(|scratch| {
-        let mut scratch = scratch.borrow_mut();
-        #[cfg(all(test, target_os = "linux"))]
-        if guarded::is_on() {
-            // SAFETY: the callers write before they read, which the test that asked for this shows.
-            *scratch = unsafe { Values::unwritten(len) };
-        }
-        if scratch.len() < len {
-            *scratch = Values::zeros(len.next_power_of_two());
-        }
-        f(&mut scratch[..len])
-    })
+    let free = FREE.with_borrow_mut(Vec::pop);
+    let mut scratch = free.unwrap_or_else(|| Values::zeros(0));
+    #[cfg(all(test, target_os = "linux"))]
+    if guarded::is_on() {
+        // SAFETY: the callers write before they read, which the test that asked for this shows.
+        scratch = unsafe { Values::unwritten(len) };
+    }
+    if scratch.len() < len {
+        scratch = Values::zeros(len.next_power_of_two());
+    }
+    let result = f(&mut scratch[..len]);
+    FREE.with_borrow_mut(|free| free.push(scratch));
+    result
 }
 
 #[cfg(test)]

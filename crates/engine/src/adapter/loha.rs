@@ -7,8 +7,8 @@
 use crate::{
     Result,
     adapter::{
-        Algorithm, Apply, Base, Delta,
-        parts::{Parts, Suffix, add_tucker, dimensions, transposed},
+        Algorithm, Apply, Delta,
+        parts::{Parts, Suffix, dimensions, transposed, tucker},
     },
 };
 
@@ -68,25 +68,25 @@ fn fits(parts: &Parts, shape: &[usize]) -> bool {
     })
 }
 
-fn add_delta(parts: &Parts, base: Base<'_>, weight: f64, delta: &mut Delta) -> Result<()> {
-    let (outputs, _, taps) = dimensions(base.shape).expect("checked by `fits`");
+fn add_delta(parts: &Parts, shape: &[usize], weight: f64, delta: &mut Delta) -> Result<()> {
+    let (outputs, inputs, taps) = dimensions(shape).expect("checked by `fits`");
     let half = |[a, core, b]: [&str; 3]| -> Result<Vec<f32>> {
         let (left, right) = (parts.read(a)?, parts.read(b)?);
         let rank = parts.shape(b).expect("checked by `fits`")[0];
-        let mut product = vec![0.0; base.weight.len()];
-        if parts.has(core) {
-            let p = parts.shape(core).expect("checked by `has`")[0];
-            let core = parts.read(core)?;
-            let left = transposed(&left, outputs);
-            add_tucker(&mut product, &left, &core, &right, (p, rank), taps, 1.0);
-        } else {
-            kernels::matmul::add_product(&mut product, &left, &right, rank, 1.0);
-        }
+        let (left, right, rank) = match parts.shape(core) {
+            Some(&[p, ..]) => {
+                let right = tucker(&parts.read(core)?, &right, (p, rank), taps);
+                (transposed(&left, outputs), right, p)
+            }
+            _ => (left, right, rank),
+        };
+        let mut product = vec![0.0; outputs * inputs * taps];
+        kernels::matmul::add_product(&mut product, &left, &right, rank, 1.0);
         Ok(product)
     };
     let (first, second) = (half(HALVES[0])?, half(HALVES[1])?);
     let scale = (weight * parts.scale(rank(parts).expect("checked by `fits`"))?) as f32;
-    for ((sum, first), second) in delta.weight.iter_mut().zip(first).zip(second) {
+    for ((sum, first), second) in delta.rest(shape).iter_mut().zip(first).zip(second) {
         *sum += scale * (first * second);
     }
     Ok(())

@@ -11,8 +11,8 @@
 use crate::{
     Result,
     adapter::{
-        Algorithm, Apply, Base, Delta,
-        parts::{Parts, Suffix, add_tucker, bias_of, dimensions},
+        Algorithm, Apply, Delta,
+        parts::{Pair, Parts, Suffix, dimensions, tucker},
     },
 };
 
@@ -98,20 +98,20 @@ fn fits(parts: &Parts, shape: &[usize]) -> bool {
     bias_fits && factors_fit && parts.shape("up").and_then(|up| up.first()) == Some(&outputs)
 }
 
-fn add_delta(parts: &Parts, base: Base<'_>, weight: f64, delta: &mut Delta) -> Result<()> {
-    let (up, down) = (parts.read("up")?, parts.read("down")?);
+fn add_delta(parts: &Parts, shape: &[usize], weight: f64, delta: &mut Delta) -> Result<()> {
+    let (left, right) = (parts.read("up")?, parts.read("down")?);
     let rank = rank(parts).expect("checked by `fits`");
     let scale = (weight * parts.scale(rank)?) as f32;
-    match parts.shape("mid") {
+    delta.pairs.push(match parts.shape("mid") {
         Some(&[p, q, height, width]) => {
-            let mid = parts.read("mid")?;
-            add_tucker(&mut delta.weight, &up, &mid, &down, (p, q), height * width, scale);
+            let right = tucker(&parts.read("mid")?, &right, (p, q), height * width);
+            Pair { left, right, rank: p, scale }
         }
-        _ => kernels::matmul::add_product(&mut delta.weight, &up, &down, rank, scale),
-    }
+        _ => Pair { left, right, rank, scale },
+    });
     if parts.has("bias") {
         let change = parts.read("bias")?;
-        for (sum, change) in bias_of(delta, base.shape[0]).iter_mut().zip(change) {
+        for (sum, change) in delta.bias(shape[0]).iter_mut().zip(change) {
             *sum += scale * change;
         }
     }

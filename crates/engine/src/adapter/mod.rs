@@ -36,7 +36,7 @@ use std::{
 
 use fs_err as fs;
 
-pub use parts::{Base, Delta};
+pub use parts::Delta;
 use parts::{COMMON, Group, Parts, Suffix};
 use peft::Settings;
 use spelling::{Spelled, Spellings};
@@ -84,8 +84,9 @@ impl Algorithm {
 struct Apply {
     /// Whether the parts make up a change for a base weight of this shape. Decides by the header.
     fits: fn(&Parts, &[usize]) -> bool,
-    /// Adds the change at a weight of the adapter to the sum. Only called if the parts fit.
-    add_delta: fn(&Parts, Base<'_>, f64, &mut Delta) -> Result<()>,
+    /// Adds the change of a base weight of this shape, at a weight of the adapter, to the sum. Only
+    /// called if the parts fit.
+    add_delta: fn(&Parts, &[usize], f64, &mut Delta) -> Result<()>,
 }
 
 /// Every algorithm, the more particular before those that they build on.
@@ -558,10 +559,9 @@ impl Adapter {
     /// Adds this adapter's change of one module to `delta`.
     ///
     /// * `fit`: this adapter's, for the base model that `base` is from
-    /// * `base`: the module as it is without any adapter
+    /// * `shape`: that of the base model's weight, `(out, in)` or `(out, in, kh, kw)`
     /// * `weight`: how much of the adapter is applied; may be negative
-    /// * `delta`: of the shape of `base`; nothing is added for a module that the adapter does not
-    ///   change
+    /// * `delta`: the sum so far; nothing is added for a module that the adapter does not change
     ///
     /// Runs on the calling thread and gives the same bits every time.
     ///
@@ -572,14 +572,14 @@ impl Adapter {
         &self,
         fit: &Fit,
         module: &str,
-        base: Base<'_>,
+        shape: &[usize],
         weight: f64,
         delta: &mut Delta,
     ) -> Result<()> {
         let Some(&group) = fit.modules.get(module) else { return Ok(()) };
         let (group, algorithm) = &self.outline.contents.groups[group];
         let apply = algorithm.apply.expect("only what can be applied fits");
-        (apply.add_delta)(&self.outline.contents.parts(group), base, weight, delta)
+        (apply.add_delta)(&self.outline.contents.parts(group), shape, weight, delta)
     }
 }
 

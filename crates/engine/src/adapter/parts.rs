@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use kernels::product::{Factors, LowRank};
+
 use crate::{Error, Result, adapter::peft::Settings, checkpoint::header::TensorFile};
 
 /// How a file's tensor name may end, and which part of a module that is.
@@ -70,15 +72,9 @@ impl<'a> Parts<'a> {
             missing: format!("`{}` has no `{part}`", self.group.spelling),
             advice: "Get the file again, or use another".into(),
         })?;
-        let values = self.file.read_f32(name)?;
-        if values.iter().all(|value| value.is_finite()) {
-            return Ok(values);
-        }
-        Err(Error::NotFinite {
-            path: self.file.path().to_owned(),
-            tensor: name.clone(),
-            advice: "turn this adapter off",
-        })
+        let mut values = vec![0.0; self.elements(part).unwrap_or_default()];
+        self.file.reader(name)?.read_finite(0, &mut values, "turn this adapter off")?;
+        Ok(values)
     }
 
     fn number(&self, part: &str) -> Result<Option<f64>> {
@@ -118,24 +114,66 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// A module of the base model as it is without any adapter.
-#[derive(Debug, Clone, Copy)]
-pub struct Base<'a> {
-    /// `(out, in)` for a linear layer, `(out, in, kh, kw)` for a convolution, `(n)` for a norm.
-    pub shape: &'a [usize],
-    /// Row after row, as in the file.
-    pub weight: &'a [f32],
-    /// `(out)`, where the module has one.
-    pub bias: Option<&'a [f32]>,
-}
-
-/// The sum of the changes to one module.
-#[derive(Debug, Clone, PartialEq)]
+/// The sum of the changes to one module, as far as it was multiplied out: products of low rank stay
+/// factors, to be multiplied together when the weight is made.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Delta {
-    /// In the base weight's shape and order.
-    pub weight: Vec<f32>,
+    /// Changes of low rank.
+    pub(crate) pairs: Vec<Pair>,
+    /// All others, in the base weight's shape and order; `None` as long as there are none.
+    pub(crate) rest: Option<Vec<f32>>,
     /// `(out)`; `None` as long as nothing changes the bias.
     pub bias: Option<Vec<f32>>,
+}
+
+/// The change `scale · left · right`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Pair {
+    /// `(out, rank)`
+    pub(crate) left: Vec<f32>,
+    /// `(rank, in · taps)`
+    pub(crate) right: Vec<f32>,
+    pub(crate) rank: usize,
+    pub(crate) scale: f32,
+}
+
+impl Delta {
+    /// Multiplied out: the change of a weight of this shape, in its order.
+    ///
+    /// # Panics
+    /// If it is a change of another shape.
+    #[must_use]
+    pub fn weight(&self, shape: &[usize]) -> Vec<f32> {
+        let elements: usize = shape.iter().product();
+        let mut weight = self.rest.clone().unwrap_or_else(|| vec![0.0; elements]);
+        assert_eq!(weight.len(), elements, "a change of this shape");
+        if let pairs @ [_, ..] = &*self.factors() {
+            LowRank::<f32>::new(pairs).add_to(0, &mut weight);
+        }
+        weight
+    }
+
+    /// The changes of low rank.
+    pub(crate) fn factors(&self) -> Vec<Factors<'_>> {
+        let pairs = self.pairs.iter();
+        let factors = pairs.map(|Pair { left, right, rank, scale }| Factors {
+            left,
+            right,
+            rank: *rank,
+            scale: *scale,
+        });
+        factors.collect()
+    }
+
+    /// What is not of low rank, zeros at first.
+    pub(super) fn rest(&mut self, shape: &[usize]) -> &mut [f32] {
+        self.rest.get_or_insert_with(|| vec![0.0; shape.iter().product()])
+    }
+
+    /// The bias's change, zeros at first.
+    pub(super) fn bias(&mut self, outputs: usize) -> &mut [f32] {
+        self.bias.get_or_insert_with(|| vec![0.0; outputs])
+    }
 }
 
 /// `(out, in, taps)` of a weight with factors: a linear layer has one tap, a convolution `kh · kw`.
@@ -147,39 +185,26 @@ pub(super) fn dimensions(shape: &[usize]) -> Option<(usize, usize, usize)> {
     }
 }
 
-/// `Σₚ Σ_q left[o,p] · core[p,q,t] · right[q,i]`: a weight in Tucker form, scaled and added to `sum`.
+/// `Σ_q core[p,q,t] · right[q,i]`: core and right factor of a weight in Tucker form, multiplied to one
+/// right factor `(p, inputs, taps)`.
 ///
-/// * `left`: `(outputs, p)`, `core`: `(p, q, taps)`, `right`: `(q, inputs)`
-/// * `sum`: `(outputs, inputs, taps)`
+/// * `core`: `(p, q, taps)`, `right`: `(q, inputs)`
 ///
 /// Hyeon-Woo, Ye-Bin, Oh: FedPara, 2022, <https://arxiv.org/abs/2108.06098>, proposition 3.
-pub(super) fn add_tucker(
-    sum: &mut [f32],
-    left: &[f32],
-    core: &[f32],
-    right: &[f32],
-    (p, q): (usize, usize),
-    taps: usize,
-    scale: f32,
-) {
+pub(super) fn tucker(core: &[f32], right: &[f32], (p, q): (usize, usize), taps: usize) -> Vec<f32> {
     let inputs = right.len() / q;
     let right = transposed(right, inputs);
-    let mut inner = vec![0.0; p * inputs * taps];
-    for (inner, core) in inner.chunks_exact_mut(inputs * taps).zip(core.chunks_exact(q * taps)) {
-        kernels::matmul::add_product(inner, &right, core, q, 1.0);
+    let mut product = vec![0.0; p * inputs * taps];
+    for (to, core) in product.chunks_exact_mut(inputs * taps).zip(core.chunks_exact(q * taps)) {
+        kernels::matmul::add_product(to, &right, core, q, 1.0);
     }
-    kernels::matmul::add_product(sum, left, &inner, p, scale);
+    product
 }
 
 /// Rows become columns; `width` numbers in a row.
 pub(super) fn transposed(matrix: &[f32], width: usize) -> Vec<f32> {
     let height = matrix.len() / width;
     (0..matrix.len()).map(|at| matrix[at % height * width + at / height]).collect()
-}
-
-/// The bias's change, zeros at first.
-pub(super) fn bias_of(delta: &mut Delta, outputs: usize) -> &mut [f32] {
-    delta.bias.get_or_insert_with(|| vec![0.0; outputs])
 }
 
 #[cfg(test)]
@@ -193,25 +218,17 @@ mod tests {
 
     #[test]
     fn tucker_is_the_sum_that_it_says() {
-        let (outputs, inputs, p, q, taps) = (3, 4, 2, 3, 2);
+        let (inputs, p, q, taps) = (4, 2, 3, 2);
         let values =
             |n: usize, k: usize| -> Vec<f32> { (0..n).map(|i| (i * k % 7) as f32 - 3.0).collect() };
-        let (left, core, right) =
-            (values(outputs * p, 3), values(p * q * taps, 5), values(q * inputs, 2));
-        let mut sum = vec![1.0; outputs * inputs * taps];
-        add_tucker(&mut sum, &left, &core, &right, (p, q), taps, 0.5);
-        for o in 0..outputs {
+        let (core, right) = (values(p * q * taps, 5), values(q * inputs, 2));
+        let product = tucker(&core, &right, (p, q), taps);
+        for p in 0..p {
             for i in 0..inputs {
                 for t in 0..taps {
-                    let mut expected = 0.0;
-                    for p_ in 0..p {
-                        for q_ in 0..q {
-                            expected += left[o * p + p_]
-                                * core[(p_ * q + q_) * taps + t]
-                                * right[q_ * inputs + i];
-                        }
-                    }
-                    assert_eq!(sum[(o * inputs + i) * taps + t], 1.0 + 0.5 * expected);
+                    let term = |q_: usize| core[(p * q + q_) * taps + t] * right[q_ * inputs + i];
+                    let expected: f32 = (0..q).map(term).sum();
+                    assert_eq!(product[(p * inputs + i) * taps + t], expected);
                 }
             }
         }

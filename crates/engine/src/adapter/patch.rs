@@ -3,7 +3,9 @@
 //! For every module, the working weight is the base weight from the file plus the sum of the changes
 //! that the adapters of the stack make to it. Each change is computed from the *unpatched* base, all
 //! are summed in f32, in the order of the adapters' content hashes, and only then is the sum rounded
-//! to the working precision. Nothing is ever patched in place, so there is nothing to undo:
+//! to the working precision. What is of low rank is multiplied in one product for all adapters, with
+//! factors in the working precision, row by row between reading the base and packing it: the weight is
+//! passed once. Nothing is ever patched in place, so there is nothing to undo:
 //!
 //! - taking an adapter off gives the base's very bits back;
 //! - the order of the stack changes no bit;
@@ -21,7 +23,7 @@ use rayon::prelude::*;
 
 use crate::{
     AdapterUse, Error, PatchReport, Phase, Precision, Progress, Result, Watch,
-    adapter::{Adapter, AdapterReport, Base, Delta, Fit},
+    adapter::{Adapter, AdapterReport, Delta, Fit},
     architecture::Modules,
     checkpoint::Tensors,
     model::layers::Layers,
@@ -177,24 +179,27 @@ fn patched(
     module: &str,
     precision: Precision,
 ) -> Result<Weights> {
-    let (mut weight, shape) = tensors.weight(module)?;
-    let mut bias = tensors.bias(module, shape[0])?;
-    let mut acting = acting(stack, module).peekable();
-    if acting.peek().is_some() {
-        let mut delta = Delta { weight: vec![0.0; weight.len()], bias: None };
-        let base = Base { shape: &shape, weight: &weight, bias: bias.as_deref() };
-        for (coat, m) in acting {
-            coat.fitted.adapter.add_delta(&coat.fitted.fit, module, base, m, &mut delta)?;
-        }
-        add(&mut weight, &delta.weight);
-        if let Some(change) = delta.bias {
-            match &mut bias {
-                Some(bias) => add(bias, &change),
-                None => bias = Some(change),
-            }
-        }
+    let base = tensors.weight(module)?;
+    let mut bias = tensors.bias(module, base.shape[0])?;
+    let mut delta = Delta::default();
+    for (coat, m) in acting(stack, module) {
+        coat.fitted.adapter.add_delta(&coat.fitted.fit, module, &base.shape, m, &mut delta)?;
     }
-    Ok(Weights::new(&weight, &shape, bias.as_deref(), Role::of(module), precision))
+    match (&mut bias, &delta.bias) {
+        (Some(bias), Some(change)) => add(bias, change),
+        (None, Some(change)) => bias = Some(change.clone()),
+        (_, None) => {}
+    }
+    let width: usize = base.shape[1..].iter().product();
+    let rows = |first: usize, to: &mut [f32]| {
+        base.read(first, to)?;
+        if let Some(rest) = &delta.rest {
+            add(to, &rest[first * width..]);
+        }
+        Ok(())
+    };
+    let form = (Role::of(module), precision);
+    Weights::new(&base.shape, bias.as_deref(), form, &delta.factors(), rows)
 }
 
 fn add(to: &mut [f32], change: &[f32]) {

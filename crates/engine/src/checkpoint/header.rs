@@ -22,7 +22,7 @@ use std::{
 use candle_core::{Device, Tensor};
 use fs_err as fs;
 use half::f16;
-use kernels::{Values, pointwise};
+use kernels::pointwise;
 use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -33,8 +33,9 @@ use crate::{Error, Result};
 /// The longest header that is read, as in the reference reader. Real ones reach a few megabytes.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// How many bytes are read and converted at a time: a few of these fit a second-level cache.
-const CHUNK: usize = 256 * 1024;
+/// How many bytes are read and converted at a time: they stay in the cache, and the memory for them is
+/// such as allocators keep.
+const CHUNK: usize = 64 * 1024;
 
 /// The element types that model files use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -233,40 +234,24 @@ impl TensorFile {
     /// [`Error::Incomplete`] if there is no such tensor, [`Error::Changed`] if the file is no longer
     /// the one that was opened, [`Error::WrongKind`] for a type that holds no weights.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        Ok(self.read_values(name)?.to_vec())
+        let reader = self.reader(name)?;
+        let mut values = vec![0.0; reader.info.elements()];
+        reader.read(0, &mut values)?;
+        Ok(values)
     }
 
-    /// [`read_f32`](TensorFile::read_f32) into memory that is used again.
-    pub(crate) fn read_values(&self, name: &str) -> Result<Values<f32>> {
+    /// One tensor, to be read as f32 in parts.
+    ///
+    /// # Errors
+    /// As [`read_f32`](TensorFile::read_f32), but for the type.
+    pub(crate) fn reader<'a>(&'a self, name: &'a str) -> Result<TensorReader<'a>> {
         let info = self.tensors.get(name).ok_or_else(|| Error::Incomplete {
             path: self.path.clone(),
             missing: format!("it has no tensor `{name}`"),
             advice: "Get the file again, or use another".into(),
         })?;
         self.check_unchanged()?;
-        let mut values = Values::zeros(info.elements());
-        let mut rest = &mut values[..];
-        let mut buffer = vec![0u8; CHUNK.min(info.elements() * info.dtype.size())];
-        let mut at = info.begin;
-        let end = info.begin + (info.elements() * info.dtype.size()) as u64;
-        while at < end {
-            let len = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
-            let chunk = &mut buffer[..len];
-            read_at(&self.file, chunk, at).map_err(|error| Error::Changed {
-                path: self.path.clone(),
-                problem: format!("`{name}` could not be read ({error})"),
-            })?;
-            let (to, others) = rest.split_at_mut(len / info.dtype.size());
-            rest = others;
-            widen(chunk, info.dtype, to).map_err(|dtype| Error::WrongKind {
-                path: self.path.clone(),
-                wanted: "weights",
-                found: format!("stored as {} in `{name}`", dtype.name()),
-                advice: "Weights are F32, F16, BF16, F8 or F64".into(),
-            })?;
-            at += len as u64;
-        }
-        Ok(values)
+        Ok(TensorReader { file: self, name, info })
     }
 
     /// Reads one tensor as f32 in its shape.
@@ -321,6 +306,66 @@ impl TensorFile {
             at += len as u64;
         }
         Ok(Hashes { file: whole.finalize().into(), data: data.finalize().into() })
+    }
+}
+
+/// One tensor of a file that was not written to since it was opened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TensorReader<'a> {
+    file: &'a TensorFile,
+    name: &'a str,
+    info: &'a TensorInfo,
+}
+
+impl TensorReader<'_> {
+    /// Reads the numbers from the `first` on, as many as `to` has room for.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] if the file has become shorter, [`Error::WrongKind`] for a type that holds no
+    /// weights.
+    ///
+    /// # Panics
+    /// If the tensor does not have so many.
+    pub(crate) fn read(&self, first: usize, to: &mut [f32]) -> Result<()> {
+        let TensorReader { file, name, info } = *self;
+        assert!(first + to.len() <= info.elements(), "inside the tensor");
+        let size = info.dtype.size();
+        let mut buffer = vec![0u8; CHUNK.min(to.len() * size)];
+        let mut at = info.begin + (first * size) as u64;
+        for to in to.chunks_mut(CHUNK / size) {
+            let chunk = &mut buffer[..to.len() * size];
+            read_at(&file.file, chunk, at).map_err(|error| Error::Changed {
+                path: file.path.clone(),
+                problem: format!("`{name}` could not be read ({error})"),
+            })?;
+            widen(chunk, info.dtype, to).map_err(|dtype| Error::WrongKind {
+                path: file.path.clone(),
+                wanted: "weights",
+                found: format!("stored as {} in `{name}`", dtype.name()),
+                advice: "Weights are F32, F16, BF16, F8 or F64".into(),
+            })?;
+            at += chunk.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// [`read`](TensorReader::read), for numbers that must be such.
+    ///
+    /// # Errors
+    /// Those of [`read`](TensorReader::read), and [`Error::NotFinite`] with an advice, which names the
+    /// tensor.
+    pub(crate) fn read_finite(
+        &self,
+        first: usize,
+        to: &mut [f32],
+        advice: &'static str,
+    ) -> Result<()> {
+        self.read(first, to)?;
+        if pointwise::all_finite(to) {
+            return Ok(());
+        }
+        let (path, tensor) = (self.file.path.clone(), self.name.to_owned());
+        Err(Error::NotFinite { path, tensor, advice })
     }
 }
 

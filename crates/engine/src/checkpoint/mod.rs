@@ -17,14 +17,13 @@ use std::{
 };
 
 use fs_err as fs;
-use kernels::{Values, pointwise};
 use serde_json::Value;
 
 use crate::{
     Error, Result,
     architecture::{self, Architecture, Modules},
     checkpoint::{
-        header::TensorFile,
+        header::{TensorFile, TensorReader},
         keys::{Component, Names},
     },
     inspect,
@@ -224,6 +223,28 @@ pub(crate) struct Tensors {
     sources: BTreeMap<String, (usize, String)>,
 }
 
+/// What to do about a weight that is no number.
+const ADVICE: &str = "use another base model";
+
+/// A module's weight in a file, to be read row by row.
+#[derive(Debug)]
+pub(crate) struct Weight<'a> {
+    tensor: TensorReader<'a>,
+    /// `(outputs)`, `(outputs, inputs)` or `(outputs, inputs, kernel, kernel)`
+    pub(crate) shape: Vec<usize>,
+}
+
+impl Weight<'_> {
+    /// Reads the weights of some outputs, from `first` on, in f32 and in the file's order.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] names the tensor that holds NaN or infinity; otherwise the file cannot be read.
+    pub(crate) fn read(&self, first: usize, to: &mut [f32]) -> Result<()> {
+        let width: usize = self.shape[1..].iter().product();
+        self.tensor.read_finite(first * width, to, ADVICE)
+    }
+}
+
 impl Tensors {
     fn new(path: &Path) -> Tensors {
         Tensors { path: path.to_owned(), files: Vec::new(), sources: BTreeMap::new() }
@@ -258,8 +279,8 @@ impl Tensors {
             .collect()
     }
 
-    /// A module's weight in f32 and in the file's order, with its shape.
-    pub(crate) fn weight(&self, module: &str) -> Result<(Values<f32>, Vec<usize>)> {
+    /// A module's weight.
+    pub(crate) fn weight(&self, module: &str) -> Result<Weight<'_>> {
         let tensor = format!("{module}.weight");
         let Some((file, source)) = self.sources.get(&tensor) else {
             return Err(self.missing(&tensor));
@@ -278,7 +299,7 @@ impl Tensors {
                 expected: "the weight of a linear layer, a square convolution or a norm".into(),
             });
         }
-        Ok((self.read(*file, source)?, shape))
+        Ok(Weight { tensor: self.files[*file].reader(source)?, shape })
     }
 
     /// A module's bias, if it has one; `outputs` numbers.
@@ -294,19 +315,9 @@ impl Tensors {
                 expected: format!("one number for each of {outputs} outputs"),
             });
         }
-        Ok(Some(self.read(*file, source)?.to_vec()))
-    }
-
-    fn read(&self, file: usize, source: &str) -> Result<Values<f32>> {
-        let values = self.files[file].read_values(source)?;
-        if pointwise::all_finite(&values) {
-            return Ok(values);
-        }
-        Err(Error::NotFinite {
-            path: self.files[file].path().to_owned(),
-            tensor: source.to_owned(),
-            advice: "use another base model",
-        })
+        let mut bias = vec![0.0; outputs];
+        self.files[*file].reader(source)?.read_finite(0, &mut bias, ADVICE)?;
+        Ok(Some(bias))
     }
 
     pub(crate) fn missing(&self, tensor: &str) -> Error {

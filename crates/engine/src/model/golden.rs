@@ -60,8 +60,14 @@ fn layers(case: &Case, part: &str) -> Layers {
     for (name, weight) in &tensors {
         let Some(module) = name.strip_suffix(".weight") else { continue };
         let bias = tensors.get(&format!("{module}.bias")).map(flat);
-        let weights =
-            Weights::new(&flat(weight), weight.dims(), bias.as_deref(), Role::of(module), F32);
+        let values = flat(weight);
+        let width: usize = weight.dims()[1..].iter().product();
+        let rows = |first: usize, to: &mut [f32]| {
+            to.copy_from_slice(&values[first * width..][..to.len()]);
+            Ok(())
+        };
+        let form = (Role::of(module), F32);
+        let weights = Weights::new(weight.dims(), bias.as_deref(), form, &[], rows).unwrap();
         layers.modules.insert(module.to_owned(), weights);
     }
     layers

@@ -19,6 +19,7 @@
 //! whatever the number of threads.
 
 mod finish;
+mod low_rank;
 mod micro;
 mod pack;
 mod rows;
@@ -35,6 +36,7 @@ use self::{
 };
 pub use self::{
     finish::{Activation, Extras},
+    low_rank::{Factors, LowRank},
     pack::{Packed, Sampling},
 };
 use crate::{
@@ -165,9 +167,26 @@ impl Operand for bf16 {
     }
 }
 
-/// One product, all that its tasks share.
+/// What a rung's micro-kernel is to be run for.
 #[doc(hidden)]
-pub struct Job<'a, T> {
+pub struct Job<'a, T>(Kind<'a, T>);
+
+enum Kind<'a, T> {
+    Product(Product<'a, T>),
+    Addition(low_rank::Addition<'a, T>),
+}
+
+impl<T: Operand> Job<'_, T> {
+    fn run<M: Micro<T>>(&self) {
+        match &self.0 {
+            Kind::Product(product) => product.run::<M>(),
+            Kind::Addition(addition) => addition.run::<M>(),
+        }
+    }
+}
+
+/// One product, all that its tasks share.
+struct Product<'a, T> {
     x: &'a [T],
     rows: &'a Rows,
     w: &'a Packed<T>,
@@ -191,7 +210,8 @@ fn product<T: Operand>(
     rows.assert_inside(x.len(), w.inputs());
     assert_eq!(rows.taps().len(), w.taps(), "as many taps as the weights");
     let end = End::new(w, extras, rows, out.len());
-    T::dispatch(isa, &Job { x, rows, w, phase, end, out: Shared::new(out) });
+    let product = Product { x, rows, w, phase, end, out: Shared::new(out) };
+    T::dispatch(isa, &Job(Kind::Product(product)));
 }
 
 /// Bytes of packed weights that one task multiplies with again and again: they should stay in the
@@ -204,7 +224,7 @@ const SUMS_IN_CACHE: usize = 384 << 10;
 /// Tasks to aim for: many more than threads, so that none waits long for the last one.
 const TASKS: usize = 48;
 
-impl<T: Operand> Job<'_, T> {
+impl<T: Operand> Product<'_, T> {
     fn run<M: Micro<T>>(&self) {
         let blocks = self.rows.count().div_ceil(M::ROWS);
         let pairs = self.end.pairs();
@@ -311,8 +331,8 @@ pub(crate) fn multiplies_rightly(isa: Isa) -> bool {
         .flat_map(|x| w.chunks(inputs).map(|w| x.iter().zip(w).map(|(x, w)| x * w).sum()))
         .collect();
     let narrow: Vec<bf16> = x.iter().map(|&x| Number::from_f32(x)).collect();
-    let f32s = Packed::for_isa(isa, &w, outputs, inputs, 1, None, Sampling::Same);
-    let bf16s = Packed::for_isa(isa, &w, outputs, inputs, 1, None, Sampling::Same);
+    let f32s = Packed::of(isa, &w, outputs, inputs, 1, None, Sampling::Same);
+    let bf16s = Packed::of(isa, &w, outputs, inputs, 1, None, Sampling::Same);
     let rounded: Vec<bf16> = exact.iter().map(|&x| Number::from_f32(x)).collect();
     linear_with::<f32>(isa, &x, &f32s, &Extras::none()) == exact
         && linear_with::<bf16>(isa, &narrow, &bf16s, &Extras::none()) == rounded

@@ -1,6 +1,7 @@
 //! Weights in the order in which the micro-kernels read them.
 
 use std::{
+    convert::Infallible,
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -11,7 +12,7 @@ use super::winograd;
 use crate::{
     Isa,
     lanes::{LANES, on_lanes},
-    memory::{Shared, Values},
+    memory::{Shared, Values, with_scratch},
     number::Number,
 };
 
@@ -74,11 +75,11 @@ impl<T: Number> Packed<T> {
         bias: Option<&[f32]>,
         sampling: Sampling,
     ) -> Packed<T> {
-        Packed::for_isa(Isa::current(), w, outputs, inputs, taps, bias, sampling)
+        Packed::of(Isa::current(), w, outputs, inputs, taps, bias, sampling)
     }
 
     /// [`new`](Packed::new) as one rung likes it best. Any rung can multiply with it.
-    pub(super) fn for_isa(
+    pub(super) fn of(
         isa: Isa,
         w: &[f32],
         outputs: usize,
@@ -87,7 +88,48 @@ impl<T: Number> Packed<T> {
         bias: Option<&[f32]>,
         sampling: Sampling,
     ) -> Packed<T> {
-        assert_eq!(w.len(), outputs * inputs * taps, "a weight for every input of every output");
+        let width = inputs * taps;
+        assert_eq!(w.len(), outputs * width, "a weight for every input of every output");
+        let rows = |first: usize, to: &mut [f32]| {
+            to.copy_from_slice(&w[first * width..][..to.len()]);
+            Ok::<_, Infallible>(())
+        };
+        let Ok(packed) = Packed::for_isa(isa, outputs, inputs, taps, bias, sampling, rows);
+        packed
+    }
+
+    /// From rows that are made while they are packed, so that no whole weight in f32 is ever in memory.
+    ///
+    /// * `bias`: `(outputs)`
+    /// * `rows`: asked on many threads for some rows from an output on, each `(inputs, taps)`. It writes
+    ///   every number.
+    ///
+    /// # Errors
+    /// The first of `rows`.
+    ///
+    /// # Panics
+    /// As [`new`](Packed::new).
+    pub fn from_rows<E: Send>(
+        outputs: usize,
+        inputs: usize,
+        taps: usize,
+        bias: Option<&[f32]>,
+        sampling: Sampling,
+        rows: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
+    ) -> Result<Packed<T>, E> {
+        Packed::for_isa(Isa::current(), outputs, inputs, taps, bias, sampling, rows)
+    }
+
+    /// [`from_rows`](Packed::from_rows) as one rung likes it best.
+    pub(super) fn for_isa<E: Send>(
+        isa: Isa,
+        outputs: usize,
+        inputs: usize,
+        taps: usize,
+        bias: Option<&[f32]>,
+        sampling: Sampling,
+        rows: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
+    ) -> Result<Packed<T>, E> {
         assert!(bias.is_none_or(|bias| bias.len() == outputs), "one bias per output");
         let phase_taps = match sampling {
             Sampling::Same => taps,
@@ -96,57 +138,43 @@ impl<T: Number> Packed<T> {
                 4
             }
         };
-        let padded = inputs.next_multiple_of(T::STEP);
+        let (width, padded) = (inputs * taps, inputs.next_multiple_of(T::STEP));
         let panels = outputs.div_ceil(PANEL);
         let panel_len = padded * phase_taps * PANEL;
         let chunks = chunks::<T>(isa, padded, phase_taps);
-        // SAFETY: each task writes all of its panel: zeros where inputs are filled up, then the inputs.
+        // SAFETY: each panel is written whole: zeros where inputs are filled up, then the inputs.
         let mut values: Values<T> =
             unsafe { Values::unwritten(sampling.phases() * panels * panel_len) };
         let shared = Shared::new(&mut values);
-        (0..sampling.phases() * panels).into_par_iter().for_each(|index| {
-            let (phase, panel) = (index / panels, index % panels);
-            // SAFETY: each task has a panel of its own.
-            let to = unsafe {
-                std::slice::from_raw_parts_mut(shared.get().add(index * panel_len), panel_len)
-            };
-            if padded != inputs {
-                to.fill(T::default());
-            }
-            let present = PANEL.min(outputs - panel * PANEL);
-            let rows = &w[panel * PANEL * inputs * taps..][..present * inputs * taps];
-            let kernel = |from: &[f32], tap: usize| match sampling {
-                Sampling::Same => from[tap],
-                Sampling::Double => doubled(from, phase, tap),
-            };
-            for chunk in &chunks {
-                let to = &mut to[chunk.start * phase_taps * PANEL..];
-                for begin in (chunk.start..chunk.end.min(inputs)).step_by(BLOCK) {
-                    let end = (begin + BLOCK).min(chunk.end).min(inputs);
-                    for tap in 0..phase_taps {
-                        let mut block = [[0.0; BLOCK]; PANEL];
-                        for (row, block) in rows.chunks_exact(inputs * taps).zip(&mut block) {
-                            let row = &row[begin * taps..end * taps];
-                            if taps == 1 {
-                                block[..row.len()].copy_from_slice(row);
-                            } else {
-                                for (from, to) in row.chunks_exact(taps).zip(block) {
-                                    *to = kernel(from, tap);
-                                }
-                            }
-                        }
-                        let at = tap * chunk.len() + begin - chunk.start;
-                        turn(&block, &mut to[at * PANEL..], end - begin);
+        let per_task = (ROWS_IN_CACHE / (PANEL * width).max(1)).clamp(1, MOST_PANELS);
+        (0..panels.div_ceil(per_task)).into_par_iter().try_for_each(|task| {
+            let (begin, end) = (task * per_task, panels.min((task + 1) * per_task));
+            let first = begin * PANEL;
+            let count = outputs.min(end * PANEL) - first;
+            with_scratch(count * width, |w| {
+                rows(first, w)?;
+                for (panel, w) in (begin..end).zip(w.chunks(PANEL * width)) {
+                    for phase in 0..sampling.phases() {
+                        let at = (phase * panels + panel) * panel_len;
+                        // SAFETY: inside the allocation, and each task has panels of its own.
+                        let to = unsafe {
+                            std::slice::from_raw_parts_mut(shared.get().add(at), panel_len)
+                        };
+                        pack(w, inputs, taps, &chunks, to, |kernel, tap| match sampling {
+                            Sampling::Same => kernel[tap],
+                            Sampling::Double => doubled(kernel, phase, tap),
+                        });
                     }
                 }
-            }
-        });
+                Ok(())
+            })
+        })?;
         let bias = bias.map(|bias| {
             let mut padded = Values::zeros(panels * PANEL);
             padded[..outputs].copy_from_slice(bias);
             padded
         });
-        Packed {
+        Ok(Packed {
             values,
             bias,
             outputs,
@@ -155,7 +183,7 @@ impl<T: Number> Packed<T> {
             sampling,
             chunks,
             transformed: Mutex::default(),
-        }
+        })
     }
 
     /// The 3 × 3 kernel that was packed for [`Sampling::Double`]: what is left of the sums when their
@@ -277,8 +305,56 @@ impl<T: Number> Packed<T> {
     }
 }
 
+/// Numbers of a weight's rows that a task makes before it packs them: they stay in the second-level cache.
+const ROWS_IN_CACHE: usize = 256 << 10;
+
+/// The most panels that a task packs: enough rows for whole blocks of every micro-kernel, where they are
+/// multiplied.
+const MOST_PANELS: usize = 6;
+
 /// Inputs that are packed at a time.
 const BLOCK: usize = 32;
+
+/// Packs one panel.
+///
+/// * `w`: `(up to 16 outputs, inputs, taps)`
+/// * `to`: a panel with all its chunks
+/// * `weight`: one tap as it is packed, of a kernel as it comes
+fn pack<T: Number>(
+    w: &[f32],
+    inputs: usize,
+    taps: usize,
+    chunks: &[Range<usize>],
+    to: &mut [T],
+    weight: impl Fn(&[f32], usize) -> f32,
+) {
+    let padded = inputs.next_multiple_of(T::STEP);
+    let packed_taps = to.len() / (padded * PANEL).max(1);
+    if padded != inputs {
+        to.fill(T::default());
+    }
+    for chunk in chunks {
+        let to = &mut to[chunk.start * packed_taps * PANEL..];
+        for begin in (chunk.start..chunk.end.min(inputs)).step_by(BLOCK) {
+            let end = (begin + BLOCK).min(chunk.end).min(inputs);
+            for tap in 0..packed_taps {
+                let mut block = [[0.0; BLOCK]; PANEL];
+                for (row, block) in w.chunks_exact(inputs * taps).zip(&mut block) {
+                    let row = &row[begin * taps..end * taps];
+                    if taps == 1 {
+                        block[..row.len()].copy_from_slice(row);
+                    } else {
+                        for (from, to) in row.chunks_exact(taps).zip(block) {
+                            *to = weight(from, tap);
+                        }
+                    }
+                }
+                let at = tap * chunk.len() + begin - chunk.start;
+                turn(&block, &mut to[at * PANEL..], end - begin);
+            }
+        }
+    }
+}
 
 on_lanes! {
     /// Turns `count` inputs of 16 outputs from rows of inputs to rows of outputs, in groups, rounded to

@@ -1,0 +1,254 @@
+//! Low-rank changes of a weight: adapters, added to its rows before they are packed.
+//!
+//! A stack of adapters changes a weight by `Σ scaleₐ · leftₐ · rightₐ`, a sum of products of thin matrices.
+//! With all left factors side by side and all right ones below each other it is one product, whose sum
+//! over the ranks of all adapters is made in the micro-kernels' registers: as much arithmetic as the
+//! products one by one, but the weight is passed once, while it lies in the cache.
+
+use std::convert::Infallible;
+
+use super::{
+    Job, Kind, Operand, PAIR, PANEL, Packed, Sampling,
+    micro::{Block, MOST_ROWS, Micro},
+};
+use crate::{
+    Isa,
+    lanes::{self, LANES, on_lanes},
+    memory::{Shared, Values, with_scratch},
+};
+
+/// One pair of factors: the change `scale · left · right`.
+#[derive(Debug, Clone, Copy)]
+pub struct Factors<'a> {
+    /// `(outputs, rank)`
+    pub left: &'a [f32],
+    /// `(rank, width)`, where `width` is a row of the weight: its inputs times its taps.
+    pub right: &'a [f32],
+    /// How many columns and rows they have.
+    pub rank: usize,
+    /// What the product is multiplied by.
+    pub scale: f32,
+}
+
+/// A sum of changes by pairs of factors, which are rounded to `T`; sums are f32.
+#[derive(Debug)]
+pub struct LowRank<T> {
+    /// `(outputs, all ranks)`, scaled.
+    left: Values<T>,
+    /// `(width, all ranks)`, as if it were the weights of a layer.
+    right: Packed<T>,
+}
+
+impl<T: Operand> LowRank<T> {
+    /// From factors that change one weight; the order in which they come is that of the sum.
+    ///
+    /// # Panics
+    /// If there are none, or they are not of one weight.
+    #[must_use]
+    pub fn new(pairs: &[Factors<'_>]) -> LowRank<T> {
+        LowRank::for_isa(Isa::current(), pairs)
+    }
+
+    /// [`new`](LowRank::new) as one rung likes it best. Any rung can multiply with it.
+    pub(crate) fn for_isa(isa: Isa, pairs: &[Factors<'_>]) -> LowRank<T> {
+        let (outputs, width) = match pairs {
+            [first, ..] => (first.left.len() / first.rank, first.right.len() / first.rank),
+            [] => panic!("at least one pair of factors"),
+        };
+        for pair in pairs {
+            assert_eq!(pair.left.len(), outputs * pair.rank, "left factors of one weight");
+            assert_eq!(pair.right.len(), width * pair.rank, "right factors of one weight");
+        }
+        let ranks = pairs.iter().map(|pair| pair.rank).sum();
+        let mut left = Values::zeros(outputs * ranks);
+        let mut begin = 0;
+        for pair in pairs {
+            for (to, from) in left.chunks_exact_mut(ranks).zip(pair.left.chunks_exact(pair.rank)) {
+                for (to, from) in to[begin..].iter_mut().zip(from) {
+                    *to = T::from_f32(pair.scale * from);
+                }
+            }
+            begin += pair.rank;
+        }
+        let turned = |first: usize, to: &mut [f32]| {
+            let rows = to.len() / ranks;
+            let right = pairs.iter().flat_map(|pair| pair.right.chunks_exact(width));
+            for (rank, right) in right.enumerate() {
+                for (to, from) in to.chunks_exact_mut(ranks).zip(&right[first..first + rows]) {
+                    to[rank] = *from;
+                }
+            }
+            Ok::<_, Infallible>(())
+        };
+        let Ok(right) = Packed::for_isa(isa, width, ranks, 1, None, Sampling::Same, turned);
+        LowRank { left, right }
+    }
+
+    /// Adds the change of some rows of the weight, from row `first` on, to `sum`: `(rows, width)`. On the
+    /// calling thread.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn add_to(&self, first: usize, sum: &mut [f32]) {
+        self.add_with(Isa::current(), first, sum);
+    }
+
+    /// [`add_to`](LowRank::add_to) with the kernels of one rung.
+    pub(crate) fn add_with(&self, isa: Isa, first: usize, sum: &mut [f32]) {
+        let (width, ranks) = (self.right.outputs(), self.right.inputs());
+        assert_eq!(sum.len() % width, 0, "whole rows");
+        let rows = sum.len() / width;
+        let left = &self.left[first * ranks..][..rows * ranks];
+        let addition = Addition { left, right: &self.right, rows, sum: Shared::new(sum) };
+        T::dispatch(isa, &Job(Kind::Addition(addition)));
+    }
+}
+
+/// Rows of a weight, and what is to be added to them.
+pub(super) struct Addition<'a, T> {
+    /// `(rows, ranks)`
+    left: &'a [T],
+    right: &'a Packed<T>,
+    rows: usize,
+    /// `(rows, width)`
+    sum: Shared<f32>,
+}
+
+impl<T: Operand> Addition<'_, T> {
+    pub(super) fn run<M: Micro<T>>(&self) {
+        let (width, ranks) = (self.right.outputs(), self.right.inputs());
+        let chunks = self.right.chunks();
+        let widest = chunks.iter().map(|chunk| chunk.len()).max().unwrap_or(0);
+        let (size, blocks) = (M::ROWS * PAIR, self.rows.div_ceil(M::ROWS));
+        let (gathered, taps) = (M::scratch(1, widest), [0]);
+        let mut ready = Vec::with_capacity(blocks);
+        with_scratch(size + blocks * gathered, |scratch| {
+            let (c, scratch) = scratch.split_at_mut(size);
+            // SAFETY: the processor has the instructions (`dispatch` asserted it); all rows lie inside
+            // `left`, and what is missing at the end repeats the last one; each block has a part of the
+            // scratch for itself; the weights hold every panel of every chunk, and `c` a block of sums.
+            unsafe {
+                M::enter();
+                for chunk in chunks {
+                    ready.clear();
+                    for block in 0..blocks {
+                        let row = |row: usize| (block * M::ROWS + row).min(self.rows - 1) * ranks;
+                        let rows: [usize; MOST_ROWS] = std::array::from_fn(row);
+                        ready.push(M::prepare(
+                            &Block {
+                                x: self.left.as_ptr(),
+                                rows: &rows[..M::ROWS],
+                                taps: &taps,
+                                begin: chunk.start,
+                                len: chunk.len(),
+                                present: chunk.end.min(ranks) - chunk.start,
+                            },
+                            scratch.as_mut_ptr().add(block * gathered),
+                        ));
+                    }
+                    for column in (0..width).step_by(PAIR) {
+                        let left = column / PANEL;
+                        let right = if column + PANEL < width { left + 1 } else { left };
+                        let panels = [left, right];
+                        let [b0, b1] = panels.map(|at| self.right.panel(0, at, chunk.start));
+                        for (block, a) in ready.iter().enumerate() {
+                            M::multiply(a, b0, b1, c.as_mut_ptr(), false);
+                            let first = block * M::ROWS;
+                            let rows = M::ROWS.min(self.rows - first);
+                            let len = (rows - 1) * width + PAIR.min(width - column);
+                            let at = self.sum.get().add(first * width + column);
+                            let sum = std::slice::from_raw_parts_mut(at, len);
+                            add_block(&c[..rows * PAIR], sum, width, PAIR.min(width - column));
+                        }
+                    }
+                }
+                M::leave();
+            }
+        });
+    }
+}
+
+on_lanes! {
+    /// Adds the first `columns` of each row of a block of sums to rows that begin `width` apart.
+    fn add_block(c: &[f32], sum: &mut [f32], width: usize, columns: usize) {
+        for (row, c) in c.chunks_exact(PAIR).enumerate() {
+            let sum = &mut sum[row * width..][..columns];
+            for at in (0..columns).step_by(LANES) {
+                let (count, to) = (LANES.min(columns - at), sum[at..].as_mut_ptr());
+                // SAFETY: `count` numbers from `at` on are in both rows.
+                unsafe {
+                    let sum: L = lanes::load(to, count);
+                    lanes::store(sum.add(L::load(c.as_ptr().add(at))), to, count);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+    use crate::testing::{numbers, rungs};
+
+    fn agrees<T: Operand>(tolerance: f64) {
+        for (outputs, width, ranks) in [
+            (1, 1, vec![1]),
+            (5, 40, vec![4]),
+            (70, 33, vec![3, 8]),
+            (48, 200, vec![32, 16, 32]),
+            (13, 64, vec![500, 300]),
+        ] {
+            let factors: Vec<_> = (ranks.iter().enumerate())
+                .map(|(i, rank)| {
+                    let seed = 2 * i as u64;
+                    (numbers(outputs * rank, seed), numbers(rank * width, seed + 1), *rank)
+                })
+                .collect();
+            let pairs: Vec<_> = (factors.iter().enumerate())
+                .map(|(i, (left, right, rank))| Factors {
+                    left,
+                    right,
+                    rank: *rank,
+                    scale: 0.5 + i as f32,
+                })
+                .collect();
+            let base = numbers(outputs * width, 99);
+            let exact = |output: usize, at: usize| {
+                let product = |pair: &Factors<'_>| {
+                    let each = (0..pair.rank).map(|rank| {
+                        let left = f64::from(pair.left[output * pair.rank + rank]);
+                        left * f64::from(pair.right[rank * width + at])
+                    });
+                    f64::from(pair.scale) * each.sum::<f64>()
+                };
+                pairs.iter().map(product).sum::<f64>() + f64::from(base[output * width + at])
+            };
+            let usual = (ranks.iter().sum::<usize>() as f64).sqrt();
+            for isa in rungs() {
+                let low_rank = LowRank::<T>::for_isa(isa, &pairs);
+                // In two parts, of which the first is no whole block.
+                let mut sum = base.clone();
+                let (a, b) = sum.split_at_mut(outputs / 3 * width);
+                if !a.is_empty() {
+                    low_rank.add_with(isa, 0, a);
+                }
+                low_rank.add_with(isa, outputs / 3, b);
+                for (i, ours) in sum.iter().enumerate() {
+                    let error = (f64::from(*ours) - exact(i / width, i % width)).abs();
+                    assert!(
+                        error < tolerance * usual,
+                        "{isa} {outputs}x{width} {ranks:?}: {error}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn it_adds_the_products_on_every_rung() {
+        agrees::<f32>(1e-6);
+        agrees::<bf16>(2e-2);
+    }
+}
