@@ -248,7 +248,10 @@ impl Loaded {
         };
         let tokenizer = match &checkpoint.tokenizer {
             Some(folder) => Tokenizer::open(folder)?,
-            None => Tokenizer::clip(),
+            None => match checkpoint.architecture.text_encoder.padding {
+                Some(byte) => Tokenizer::clip().padding_with(byte),
+                None => Tokenizer::clip(),
+            },
         };
         let mut modules = checkpoint.tensors.modules();
         modules.retain(|name, _| !name.starts_with("vae."));

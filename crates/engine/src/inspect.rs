@@ -24,6 +24,7 @@ use crate::{
     adapter::{ALGORITHMS, Algorithm, Contents, Problem},
     architecture::{self, Modules},
     checkpoint::{
+        self,
         header::{Hashes, TensorFile, TensorInfo},
         keys::{self, Component},
     },
@@ -335,6 +336,10 @@ const HIGHLIGHTS: &[(&str, &str)] = &[
 /// Says what safetensors files are that belong together: one file, or the shards of a component.
 fn inspect_tensors(path: &Path, files: Vec<TensorFile>) -> Result<ModelFile> {
     let mut answer = describe_tensors(path, &files)?;
+    if answer.kind == Kind::BaseModel && answer.usable && path.is_file() {
+        // Some say it in their numbers only.
+        answer.prediction = checkpoint::prediction(path).ok().map(str::to_owned);
+    }
     for file in &files {
         answer.size += file.size();
         answer.metadata.extend(file.metadata().clone());
@@ -385,15 +390,17 @@ fn describe_networks(path: &Path, tensors: &[&BTreeMap<String, TensorInfo>]) -> 
         .tensors
         .iter()
         .filter_map(|(name, source)| {
-            Some((name.strip_suffix(".weight")?.to_owned(), all[&**source].shape.clone()))
+            let shape = source.shape(&all[&*source.name].shape);
+            Some((name.strip_suffix(".weight")?.to_owned(), shape))
         })
         .collect();
+    let elements =
+        |source: &keys::Source| source.shape(&all[&*source.name].shape).iter().product::<usize>();
     let mut components = Vec::new();
     for (component, name) in COMPONENTS {
         let of_component =
             sorted.tensors.iter().filter(|(name, _)| Component::of(name) == Some(*component));
-        let elements: Vec<usize> =
-            of_component.map(|(_, source)| all[&**source].elements()).collect();
+        let elements: Vec<usize> = of_component.map(|(_, source)| elements(source)).collect();
         if !elements.is_empty() {
             let parameters = elements.iter().map(|&elements| elements as u64).sum();
             components.push(ComponentInfo { name, tensors: elements.len(), parameters });
@@ -456,7 +463,12 @@ fn family_of_unet(modules: &Modules) -> Option<Family> {
     modules.contains_key("unet.conv_in").then_some(())?;
     let name = architecture::recognize(modules).ok().map(|architecture| architecture.name)?;
     let context = family::context_width(modules);
-    let evidence = "its transformers start with a convolution".to_owned();
+    let projection = modules.iter().find(|(name, _)| name.ends_with(".proj_in"));
+    let layer = match projection {
+        Some((_, shape)) if shape.len() == 4 => "a convolution",
+        _ => "a linear layer",
+    };
+    let evidence = format!("its transformers start with {layer}");
     Some(Family { name: Some(name), evidence: vec![evidence], contradiction: None, context })
 }
 
@@ -602,7 +614,7 @@ fn describe_adapter(path: &Path) -> Result<ModelFile> {
         }
     };
     answer.usable = info.algorithms.iter().any(|(algorithm, _)| algorithm.is_supported())
-        && family.name.is_none_or(|name| name.starts_with("SD 1.x"))
+        && family.name.is_none_or(architecture::loads)
         && naming.is_none_or(|row| !NAMINGS[row].1.contains("numbered"));
     answer.naming = naming.map(|row| NAMINGS[row].1);
     answer.prediction = metadata

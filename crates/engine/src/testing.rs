@@ -5,7 +5,8 @@
 //! `make.py` in that folder has the same formula, and what the references make of the models.
 //!
 //! - `tiny`: everything that a configuration can say differs from SD 1.x, and all is small.
-//! - `sd15`: the structure of SD 1.5, narrow; also available as a single file of the original naming.
+//! - `sd15`, `sd21`: the structures of SD 1.5 and SD 2.1, narrow; also available as single files of the
+//!   original naming.
 //!
 //! Nothing here is part of the program. A file that cannot be read or written is a panic with its
 //! name: tests have no use for an error.
@@ -215,16 +216,17 @@ pub fn write_folder(model: &str, folder: &Path) {
     }
 }
 
-/// Writes `sd15` as a single file of the original naming.
+/// Writes `sd15` or `sd21` as a single file of the original naming.
 ///
-/// The maps in `tests/fixtures/keymaps` name the tensors of SD 1.5 as two columns, original and
-/// Diffusers; the attention of the VAE is stored as 1 × 1 convolutions there.
-pub fn write_single_file(file: &Path) {
+/// The maps in `tests/fixtures/keymaps` name the tensors as two columns, original and Diffusers; the
+/// attention of the VAE is stored as 1 × 1 convolutions there. OpenCLIP's text encoder has a last layer
+/// that is not used, and query, key and value in one.
+pub fn write_single_file(model: &str, file: &Path) {
+    let unet = if model == "sd15" { "unet_sd1.tsv" } else { "unet_sd2.tsv" };
     let mut names = HashMap::new();
-    for (map, part, prefix) in [
-        ("unet_sd1.tsv", "unet", "model.diffusion_model"),
-        ("vae_kl_f8.tsv", "vae", "first_stage_model"),
-    ] {
+    for (map, part, prefix) in
+        [(unet, "unet", "model.diffusion_model"), ("vae_kl_f8.tsv", "vae", "first_stage_model")]
+    {
         let rows = read(&repository("tests/fixtures/keymaps").join(map));
         for row in rows.lines().skip(1) {
             let mut columns = row.split('\t');
@@ -235,8 +237,15 @@ pub fn write_single_file(file: &Path) {
         }
     }
     let mut renamed = HashMap::new();
-    for (name, mut tensor) in tensors("sd15") {
+    let tensors = tensors(model);
+    if model != "sd15" {
+        open_clip(&tensors, &mut renamed);
+        // Nothing in the numbers of these weights says what they predict.
+        renamed.insert("v_pred".to_owned(), tensor([1.0].into_iter(), &[1]));
+    }
+    for (name, mut tensor) in tensors {
         let original = match name.strip_prefix("text_encoder.") {
+            Some(_) if model != "sd15" => continue,
             Some(rest) => format!("cond_stage_model.transformer.{rest}"),
             None => names[&name].clone(),
         };
@@ -246,6 +255,44 @@ pub fn write_single_file(file: &Path) {
         renamed.insert(original, tensor);
     }
     write(&renamed, file);
+}
+
+/// The text encoder of a model with OpenCLIP's names.
+fn open_clip(tensors: &BTreeMap<String, Tensor>, renamed: &mut HashMap<String, Tensor>) {
+    let of = |name: &str| tensors[&format!("text_encoder.text_model.{name}")].clone();
+    let mut insert = |name: &str, tensor: Tensor| {
+        renamed.insert(format!("cond_stage_model.model.{name}"), tensor);
+    };
+    insert("positional_embedding", of("embeddings.position_embedding.weight"));
+    insert("token_embedding.weight", of("embeddings.token_embedding.weight"));
+    let layers =
+        (0..).take_while(|i| tensors.contains_key(&first_of_layer(*i))).last().unwrap_or_default();
+    for end in ["weight", "bias"] {
+        insert(&format!("ln_final.{end}"), of(&format!("final_layer_norm.{end}")));
+        // One more, of which nothing may depend.
+        for layer in 0..layers + 2 {
+            let from = format!("encoder.layers.{}", layer.min(layers));
+            let to = format!("transformer.resblocks.{layer}");
+            let thirds: Vec<Tensor> = ["q", "k", "v"]
+                .map(|part| of(&format!("{from}.self_attn.{part}_proj.{end}")))
+                .into();
+            let joint = Tensor::cat(&thirds, 0).expect("three of a shape");
+            insert(&format!("{to}.attn.in_proj_{end}"), joint);
+            for (clip, open_clip) in [
+                ("layer_norm1", "ln_1"),
+                ("layer_norm2", "ln_2"),
+                ("self_attn.out_proj", "attn.out_proj"),
+                ("mlp.fc1", "mlp.c_fc"),
+                ("mlp.fc2", "mlp.c_proj"),
+            ] {
+                insert(&format!("{to}.{open_clip}.{end}"), of(&format!("{from}.{clip}.{end}")));
+            }
+        }
+    }
+}
+
+fn first_of_layer(layer: usize) -> String {
+    format!("text_encoder.text_model.encoder.layers.{layer}.layer_norm1.weight")
 }
 
 /// Writes an adapter for a model: LoRA of rank 4 and alpha 2 in kohya's naming, on the attention of

@@ -84,14 +84,13 @@ fn every_sampler_with_every_schedule_agrees_on_the_tiny_model() {
 }
 
 /// From a folder in diffusers' layout, and from a single file in the original one.
-#[test]
-fn epsilon_prediction_agrees_on_the_structure_of_sd15() {
+fn whole_pictures_agree(model: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let single_file = folder.path().join("sd15.safetensors");
-    write_folder("sd15", &folder.path().join("sd15"));
-    write_single_file(&single_file);
-    let golden = golden("networks/sd15.safetensors");
-    for checkpoint in [folder.path().join("sd15"), single_file] {
+    let single_file = folder.path().join("model.safetensors");
+    write_folder(model, &folder.path().join(model));
+    write_single_file(model, &single_file);
+    let golden = golden(&format!("networks/{model}.safetensors"));
+    for checkpoint in [folder.path().join(model), single_file] {
         let mut engine = engine();
         for pair in ["euler.karras", "dpmpp_2m.karras", "ddim", "unipc"] {
             let (solver, sigmas) = pair.split_once('.').unwrap_or((pair, "normal"));
@@ -107,6 +106,16 @@ fn epsilon_prediction_agrees_on_the_structure_of_sd15() {
             assert!(apart < TOLERANCE, "{pair} of {checkpoint:?}: {apart:e}");
         }
     }
+}
+
+#[test]
+fn epsilon_prediction_agrees_on_the_structure_of_sd15() {
+    whole_pictures_agree("sd15");
+}
+
+#[test]
+fn velocities_agree_on_the_structure_of_sd21() {
+    whole_pictures_agree("sd21");
 }
 
 // --- the starter -----------------------------------------------------------------------------

@@ -7,9 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use candle_core::Device;
 use engine::{
     Error,
+    checkpoint::native_size,
     inspect::{Kind, ModelFile, inspect},
+    testing::write_single_file,
 };
 use serde_json::{Map, Value, json};
 
@@ -102,16 +105,45 @@ fn checkpoints_are_told_by_their_structure() {
     assert_eq!(answer.components[0].tensors, 686);
     assert_eq!(answer.components[0].parameters, 859_520_964);
 
-    for (unet, what) in [
-        ("unet_sd2.tsv", "an SD 2.x model"),
-        ("unet_sdxl.tsv", "an SDXL model"),
-        ("unet_sdxl_refiner.tsv", "an SDXL refiner"),
-    ] {
+    // Without a text encoder and a VAE.
+    write(&path, &checkpoint("unet_sd2.tsv", &[]), None);
+    let answer = inspect(&path).unwrap();
+    assert_is(&answer, Kind::BaseModel, "an SD 2.x base model");
+
+    for (unet, what) in
+        [("unet_sdxl.tsv", "an SDXL model"), ("unet_sdxl_refiner.tsv", "an SDXL refiner")]
+    {
         write(&path, &checkpoint(unet, &[]), None);
         let answer = inspect(&path).unwrap();
         assert_is(&answer, Kind::BaseModel, what);
         assert!(!answer.usable);
     }
+}
+
+/// SD 2.x predicts noise or velocities, and most files have only their numbers to say which.
+#[test]
+fn what_sd2_predicts_is_found_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.safetensors");
+    write_single_file("sd21", &path);
+    let predicts = |path: &Path| {
+        let answer = inspect(path).unwrap();
+        assert_is(&answer, Kind::BaseModel, "an SD 2.x base model");
+        assert!(answer.usable);
+        (answer.prediction.unwrap(), native_size(path).unwrap())
+    };
+    assert_eq!(predicts(&path), ("v_prediction".to_owned(), 768), "its marker");
+
+    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    tensors.remove("v_pred").unwrap();
+    engine::testing::write(&tensors, &path);
+    assert_eq!(predicts(&path), ("epsilon".to_owned(), 512), "a bias that varies little");
+
+    let trace = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias";
+    let bias = (&tensors[trace] * 2.0).unwrap();
+    tensors.insert(trace.to_owned(), bias);
+    engine::testing::write(&tensors, &path);
+    assert_eq!(predicts(&path), ("v_prediction".to_owned(), 768), "a bias that varies much");
 }
 
 #[test]

@@ -232,11 +232,16 @@ fn threads_change_no_bit() {
 
 #[test]
 fn layout_changes_no_bit() {
+    for model in ["sd15", "sd21"] {
+        layout_changes_no_bit_of(model);
+    }
+}
+
+fn layout_changes_no_bit_of(model: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let (diffusers, original) =
-        (folder.path().join("sd15"), folder.path().join("sd15.safetensors"));
-    write_folder("sd15", &diffusers);
-    write_single_file(&original);
+    let (diffusers, original) = (folder.path().join(model), folder.path().join("a.safetensors"));
+    write_folder(model, &diffusers);
+    write_single_file(model, &original);
     let request = Request { steps: 2, ..request(&diffusers) };
     let first = bits(&generate(&mut open(None), &request).unwrap());
     let single = Request { checkpoint: original.clone(), ..request.clone() };

@@ -175,14 +175,21 @@ impl Library {
     }
 
     /// Parameters that suit a base model: what `starter.json` says for the starter, else the
-    /// [defaults](GenerationParams::default) of SD 1.x.
+    /// [defaults](GenerationParams::default) at the size of its family.
     ///
     /// # Errors
     /// Fails if there is no such base model.
     pub fn defaults(&self, model: &FileRef) -> Result<GenerationParams> {
         let (path, _) = self.locate(Kind::BaseModel, model)?;
         let starter = self.starter.as_ref().filter(|starter| same_file(&path, &starter.model()));
-        Ok(starter::defaults(model.clone(), starter))
+        let mut params = starter::defaults(model.clone(), starter);
+        // What does not open says why when a picture is wanted of it.
+        if starter.is_none()
+            && let Ok(size) = engine::checkpoint::native_size(&path)
+        {
+            (params.width, params.height) = (size, size);
+        }
+        Ok(params)
     }
 
     /// Where a model file is; its contents are not looked at.

@@ -84,8 +84,7 @@ pub struct StyleWeight {
     pub default: f64,
 }
 
-/// Parameters that suit a base model: the starter's own, if it is that, else the
-/// [defaults](GenerationParams::default) of SD 1.x.
+/// The starter's own parameters, if a base model is that, else the [defaults](GenerationParams::default).
 pub(crate) fn defaults(model: FileRef, starter: Option<&Starter>) -> GenerationParams {
     let params = GenerationParams { model, ..GenerationParams::default() };
     let Some(starter) = starter else { return params };

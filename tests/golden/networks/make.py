@@ -1,9 +1,11 @@
-"""Writes what diffusers and transformers make of two models whose weights are a formula.
+"""Writes what diffusers and transformers make of three models whose weights are a formula.
 
 `tiny`: everything that a configuration can say differs from SD 1.x, and all is small.
 `sd15`: the structure of SD 1.5 (four levels, two resnets each, 32 groups, 8 heads, CLIP's vocabulary),
 so that the same weights can also be written as a single file of the original naming (with the maps
 of ../../fixtures/keymaps, which name exactly these tensors); narrow.
+`sd21`: the same for SD 2.1: heads of 64 channels, linear layers around the transformers, OpenCLIP's
+activation and padding, velocities.
 
 Weights are not stored. Each value is a function of its tensor's name and its index (`fill`), made
 again by the tests; inputs too. Beside the configurations each folder has `tensors.json`, the names
@@ -16,9 +18,9 @@ and shapes per network. `<model>.safetensors` holds the networks' answers, all f
     vae.moments             mean and logarithm of the variance, for a picture (1, 3, 48, 32)
     vae.picture             decoded from latents (1, 4, 3, 5)
     latents.<sampler>.<schedule>   the end of a whole generation: "a fox", 48 x 64 pixels, guidance 3,
-                            seed 3; for tiny all pairs with 20 steps, for sd15 a few with 5
+                            seed 3; for tiny all pairs with 20 steps, for the others a few with 5
 
-Run: python make.py   (two minutes). Versions: see ../pictures/reference.py, which it uses.
+Run: python make.py [MODEL ...]   (two minutes). Versions: see ../pictures/reference.py, which it uses.
 """
 
 import json
@@ -75,6 +77,14 @@ MODELS = {
                       "prediction_type": "epsilon", "set_alpha_to_one": False, "skip_prk_steps": True,
                       "steps_offset": 1},
     },
+}
+MODELS["sd21"] = {
+    "unet": {**MODELS["sd15"]["unet"], "block_out_channels": [64, 128, 128, 128],
+             "attention_head_dim": [1, 2, 2, 2], "use_linear_projection": True},
+    "vae": MODELS["sd15"]["vae"],
+    "text_encoder": {**MODELS["sd15"]["text_encoder"], "num_hidden_layers": 3, "hidden_act": "gelu",
+                     "pad_token_id": 0},
+    "scheduler": {**MODELS["sd15"]["scheduler"], "prediction_type": "v_prediction"},
 }
 COMPONENTS = {
     "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
@@ -224,7 +234,8 @@ def answers(model):
     def encode(text, ids):
         if model.tokenizer:
             return reference.encode(model, text)
-        chunk = [start, *ids, *[end] * (76 - len(ids))], [1.0] * 77
+        padding = [model.text_encoder.config.pad_token_id] * (75 - len(ids))
+        chunk = [start, *ids, end, *padding], [1.0] * 77
         return reference.encode_chunks(model, [chunk])
 
     cond, uncond = encode(PROMPT, SD15_PROMPT), encode("", [])
@@ -264,7 +275,8 @@ def check(folder, model, out):
 
 
 if __name__ == "__main__":
-    for name, model in MODELS.items():
+    for name in sys.argv[1:] or MODELS:
+        model = MODELS[name]
         write_folder(HERE / name, model)
         with tempfile.TemporaryDirectory() as target:
             with_weights(HERE / name, Path(target))

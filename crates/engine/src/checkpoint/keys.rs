@@ -55,6 +55,8 @@ impl Component {
             Component::TextEncoder => &[
                 "cond_stage_model.transformer.",
                 "conditioner.embedders.0.transformer.",
+                "cond_stage_model.model.",
+                "conditioner.embedders.0.model.",
                 "text_encoder.",
                 "",
             ],
@@ -81,6 +83,9 @@ impl Component {
                 if has("text_model.embeddings.") || has("embeddings.token_embedding.") =>
             {
                 owned(TEXT_ENCODER)
+            }
+            Component::TextEncoder if has("transformer.resblocks.0.") => {
+                open_clip_rows(names, prefix)
             }
             _ => Vec::new(),
         }
@@ -171,6 +176,29 @@ const TEXT_ENCODER: &[(&str, &str)] = &[
     ("final_layer_norm", "text_model.final_layer_norm"),
 ];
 
+/// OpenCLIP -> CLIP for what stands outside of the layers. Its text projection is used the other way
+/// round than CLIP's, so it is no module under that name.
+const OPEN_CLIP_ENDS: &[(&str, &str)] = &[
+    ("positional_embedding", "text_model.embeddings.position_embedding.weight"),
+    ("token_embedding", "text_model.embeddings.token_embedding"),
+    ("ln_final", "text_model.final_layer_norm"),
+    ("text_projection", "text_projection"),
+];
+
+/// OpenCLIP -> CLIP inside a layer. Query, key and value are one matrix here; [`THIRDS`] divides it.
+const OPEN_CLIP_LAYER: &[(&str, &str)] = &[
+    ("ln_1", "layer_norm1"),
+    ("ln_2", "layer_norm2"),
+    ("attn.in_proj_weight", "self_attn.in_proj.weight"),
+    ("attn.in_proj_bias", "self_attn.in_proj.bias"),
+    ("attn.out_proj", "self_attn.out_proj"),
+    ("mlp.c_fc", "mlp.fc1"),
+    ("mlp.c_proj", "mlp.fc2"),
+];
+
+/// What is stored in one, a third of the rows each.
+const THIRDS: (&str, [&str; 3]) = (".in_proj.", [".q_proj.", ".k_proj.", ".v_proj."]);
+
 /// Tensors that are known and without effect on a picture: left over from training, or tables that
 /// are computed anyway. `v_pred`, `ztsnr` and `denoiser.sigmas` mark the prediction type and are
 /// looked up by name.
@@ -214,11 +242,31 @@ fn is_ignored(name: &str) -> bool {
         || IGNORED_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
 }
 
+/// Where a tensor is in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// Its name there.
+    pub(crate) name: String,
+    /// Which third of the rows, where three tensors are stored as one.
+    pub(crate) third: Option<usize>,
+}
+
+impl Source {
+    /// The shape of what it is in a tensor of this shape.
+    pub(crate) fn shape(&self, whole: &[usize]) -> Vec<usize> {
+        let mut shape = whole.to_vec();
+        if let (Some(_), Some(rows)) = (self.third, shape.first_mut()) {
+            *rows /= 3;
+        }
+        shape
+    }
+}
+
 /// The names of a file, sorted out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Names {
-    /// Canonical name -> name in the file.
-    pub(crate) tensors: BTreeMap<String, String>,
+    /// Canonical name -> where it is in the file.
+    pub(crate) tensors: BTreeMap<String, Source>,
     /// Known to have no effect on a picture.
     pub(crate) ignored: Vec<String>,
     /// Covered by no table, or a second tensor for a canonical name.
@@ -281,11 +329,21 @@ fn sort_out<'a>(names: impl IntoIterator<Item = &'a str>, components: &[Componen
             sorted.ignored.push(name.to_owned());
             continue;
         }
-        match renames.rename(name) {
-            Some(canonical) if !sorted.tensors.contains_key(&canonical) => {
-                sorted.tensors.insert(canonical, name.to_owned());
-            }
-            _ => sorted.unknown.push(name.to_owned()),
+        let Some(canonical) = renames.rename(name) else {
+            sorted.unknown.push(name.to_owned());
+            continue;
+        };
+        let (joint, parts) = THIRDS;
+        let thirds = parts.iter().zip(0..).map(|(part, third)| {
+            let source = Source { name: name.to_owned(), third: Some(third) };
+            (canonical.replace(joint, part), source)
+        });
+        let whole = (canonical.clone(), Source { name: name.to_owned(), third: None });
+        let found: Vec<_> = if canonical.contains(joint) { thirds.collect() } else { vec![whole] };
+        if found.iter().any(|(canonical, _)| sorted.tensors.contains_key(canonical)) {
+            sorted.unknown.push(name.to_owned());
+        } else {
+            sorted.tensors.extend(found);
         }
     }
     sorted
@@ -518,6 +576,21 @@ fn vae_level_rows(rows: &mut Vec<(String, String)>, ldm: &str, diffusers: &str, 
     }
 }
 
+/// Every pair (OpenCLIP prefix, CLIP prefix) of the text encoder that starts with `prefix`.
+fn open_clip_rows(names: &BTreeSet<&str>, prefix: &str) -> Vec<(String, String)> {
+    let mut rows = owned(OPEN_CLIP_ENDS);
+    for layer in 0.. {
+        let from = format!("transformer.resblocks.{layer}");
+        if !has_prefix(names, &format!("{prefix}{from}.")) {
+            break;
+        }
+        let to = format!("text_model.encoder.layers.{layer}");
+        let pairs = OPEN_CLIP_LAYER.iter();
+        rows.extend(pairs.map(|(a, b)| (format!("{from}.{a}"), format!("{to}.{b}"))));
+    }
+    rows
+}
+
 fn owned(rows: &[(&str, &str)]) -> Vec<(String, String)> {
     rows.iter().map(|&(from, to)| (from.to_owned(), to.to_owned())).collect()
 }
@@ -560,7 +633,7 @@ mod tests {
         for (ldm, diffusers) in map {
             let canonical = format!("{}{diffusers}", component.prefix());
             assert_eq!(
-                names.tensors.get(&canonical),
+                names.tensors.get(&canonical).map(|source| &source.name),
                 Some(&format!("{prefix}{ldm}")),
                 "{family}: {canonical}"
             );
@@ -605,6 +678,30 @@ mod tests {
         let back: Renames = rows.into_iter().map(|(ldm, diffusers)| (diffusers, ldm)).collect();
         for (ldm, diffusers) in map {
             assert_eq!(back.rename(diffusers).as_deref(), Some(ldm), "{diffusers}");
+        }
+    }
+
+    #[test]
+    fn every_name_of_openclip_maps() {
+        let map = keymap(include_str!("../../../../tests/fixtures/keymaps/openclip_h_sd2.tsv"));
+        let file: Vec<String> =
+            map.iter().map(|(name, _)| format!("cond_stage_model.model.{name}")).collect();
+        let names = single_file(file.iter().map(String::as_str));
+        assert_eq!(names.unknown, Vec::<String>::new());
+        assert_eq!(names.ignored, ["cond_stage_model.model.logit_scale"]);
+        // 24 layers of twelve tensors, of which two are thirds of three; and five more.
+        assert_eq!(names.tensors.len(), 24 * 16 + 5);
+        for (name, clip) in map {
+            if clip == "(drop)" || name == "text_projection" {
+                continue;
+            }
+            let parts: &[&str] = if name.contains("in_proj") { &["q", "k", "v"] } else { &[""] };
+            for (third, part) in parts.iter().enumerate() {
+                let clip = clip.replace("{q,k,v}", part);
+                let source = &names.tensors[&format!("text_encoder.{clip}")];
+                assert_eq!(source.name, format!("cond_stage_model.model.{name}"));
+                assert_eq!(source.third, (parts.len() > 1).then_some(third));
+            }
         }
     }
 

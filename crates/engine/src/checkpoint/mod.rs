@@ -21,10 +21,10 @@ use serde_json::Value;
 
 use crate::{
     Error, Result,
-    architecture::{self, Architecture, Modules},
+    architecture::{self, Architecture, Heads, Modules},
     checkpoint::{
         header::{TensorFile, TensorReader},
-        keys::{Component, Names},
+        keys::{Component, Names, Source},
     },
     inspect,
     model::{clip::ClipConfig, unet::UNetConfig},
@@ -37,6 +37,26 @@ use crate::{
 
 /// Configuration files are a few kilobytes.
 const MAX_CONFIG: u64 = 1 << 20;
+
+/// The sides of the pictures that a base model was trained on, in pixels.
+///
+/// # Errors
+/// Those of a file or folder that is no base model of a known family.
+pub fn native_size(path: &Path) -> Result<u32> {
+    let checkpoint = Checkpoint::open(path)?;
+    Ok((checkpoint.architecture.native_size)(checkpoint.prediction))
+}
+
+/// What a base model predicts, in diffusers' words.
+///
+/// # Errors
+/// As [`native_size`].
+pub(crate) fn prediction(path: &Path) -> Result<&'static str> {
+    Ok(match Checkpoint::open(path)?.prediction {
+        Prediction::Epsilon => "epsilon",
+        Prediction::V => "v_prediction",
+    })
+}
 
 /// One base model, opened.
 #[derive(Debug)]
@@ -65,7 +85,7 @@ impl Checkpoint {
     /// Opens a diffusers folder or a single `.safetensors` file.
     ///
     /// # Errors
-    /// Everything that is no SD 1.x model is named in the error.
+    /// Everything that is no model of a known family is named in the error.
     pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
         match fs::metadata(path)?.is_dir() {
             true => Checkpoint::open_folder(path),
@@ -108,13 +128,8 @@ impl Checkpoint {
         let architecture = recognized(path, &tensors)?;
 
         unet_config.expect(UNET_EXPECTATIONS)?;
-        let heads = match unet_config.value("num_attention_heads") {
-            Some(_) => unet_config.size("num_attention_heads", 0)?,
-            // Diffusers' name for the number of heads, for historical reasons.
-            None => unet_config.size("attention_head_dim", architecture.heads)?,
-        };
         let unet = UNetConfig {
-            heads,
+            heads: heads(&unet_config, architecture)?,
             groups: unet_config.size("norm_num_groups", architecture.groups)?,
             eps: unet_config.number("norm_eps", 1e-5)? as f32,
         };
@@ -122,11 +137,13 @@ impl Checkpoint {
             heads: clip_config
                 .size("num_attention_heads", default_clip_heads(&tensors.modules()))?,
             activation: match clip_config.text("hidden_act")? {
-                None | Some("quick_gelu") => Activation::QuickGelu,
+                None => architecture.text_encoder.activation,
+                Some("quick_gelu") => Activation::QuickGelu,
                 Some("gelu") => Activation::Gelu,
                 Some(other) => return Err(clip_config.unsupported("hidden_act", other)),
             },
             eps: clip_config.number("layer_norm_eps", 1e-5)? as f32,
+            unused_layers: 0,
         };
         let prediction = match scheduler.text("prediction_type")? {
             None | Some("epsilon") => Prediction::Epsilon,
@@ -166,14 +183,15 @@ impl Checkpoint {
             unet: UNetConfig { heads: architecture.heads, groups: architecture.groups, eps: 1e-5 },
             clip: ClipConfig {
                 heads: default_clip_heads(&modules),
-                activation: Activation::QuickGelu,
+                activation: architecture.text_encoder.activation,
                 eps: 1e-5,
+                unused_layers: architecture.text_encoder.unused_layers,
             },
             vae: VaeConfig {
                 groups: architecture.groups,
                 scaling_factor: architecture.scaling_factor,
             },
-            prediction: Prediction::Epsilon,
+            prediction: predicted(&tensors)?,
             training: TrainingSchedule::stable_diffusion(),
             tokenizer: None,
             tensors,
@@ -219,8 +237,8 @@ pub(crate) fn open_vae(
 pub(crate) struct Tensors {
     path: PathBuf,
     files: Vec<TensorFile>,
-    /// Canonical name -> (index in `files`, name in the file).
-    sources: BTreeMap<String, (usize, String)>,
+    /// Canonical name -> index in `files`, and where it is there.
+    sources: BTreeMap<String, (usize, Source)>,
 }
 
 /// What to do about a weight that is no number.
@@ -230,6 +248,8 @@ const ADVICE: &str = "use another base model";
 #[derive(Debug)]
 pub(crate) struct Weight<'a> {
     tensor: TensorReader<'a>,
+    /// Which number of the tensor is its first.
+    begin: usize,
     /// `(outputs)`, `(outputs, inputs)` or `(outputs, inputs, kernel, kernel)`
     pub(crate) shape: Vec<usize>,
 }
@@ -241,7 +261,7 @@ impl Weight<'_> {
     /// [`Error::NotFinite`] names the tensor that holds NaN or infinity; otherwise the file cannot be read.
     pub(crate) fn read(&self, first: usize, to: &mut [f32]) -> Result<()> {
         let width: usize = self.shape[1..].iter().product();
-        self.tensor.read_finite(first * width, to, ADVICE)
+        self.tensor.read_finite(self.begin + first * width, to, ADVICE)
     }
 }
 
@@ -273,8 +293,8 @@ impl Tensors {
         self.sources
             .iter()
             .filter_map(|(name, (file, source))| {
-                let shape = &self.files[*file].tensors()[source].shape;
-                Some((name.strip_suffix(".weight")?.to_owned(), without_trailing_one(shape)))
+                let name = name.strip_suffix(".weight")?.to_owned();
+                Some((name, without_trailing_one(&self.shape(*file, source))))
             })
             .collect()
     }
@@ -285,7 +305,7 @@ impl Tensors {
         let Some((file, source)) = self.sources.get(&tensor) else {
             return Err(self.missing(&tensor));
         };
-        let shape = without_trailing_one(&self.files[*file].tensors()[source].shape);
+        let shape = without_trailing_one(&self.shape(*file, source));
         let usable = match *shape {
             [_] | [_, _] => true,
             [_, _, height, width] => height == width,
@@ -299,25 +319,37 @@ impl Tensors {
                 expected: "the weight of a linear layer, a square convolution or a norm".into(),
             });
         }
-        Ok(Weight { tensor: self.files[*file].reader(source)?, shape })
+        let (tensor, begin) = self.reader(*file, source)?;
+        Ok(Weight { tensor, begin, shape })
     }
 
     /// A module's bias, if it has one; `outputs` numbers.
     pub(crate) fn bias(&self, module: &str, outputs: usize) -> Result<Option<Vec<f32>>> {
         let tensor = format!("{module}.bias");
         let Some((file, source)) = self.sources.get(&tensor) else { return Ok(None) };
-        let shape = &self.files[*file].tensors()[source].shape;
-        if *shape != [outputs] {
+        let shape = self.shape(*file, source);
+        if shape != [outputs] {
             return Err(Error::WrongShape {
                 path: self.path.clone(),
                 tensor,
-                found: shape.clone(),
+                found: shape,
                 expected: format!("one number for each of {outputs} outputs"),
             });
         }
         let mut bias = vec![0.0; outputs];
-        self.files[*file].reader(source)?.read_finite(0, &mut bias, ADVICE)?;
+        let (tensor, begin) = self.reader(*file, source)?;
+        tensor.read_finite(begin, &mut bias, ADVICE)?;
         Ok(Some(bias))
+    }
+
+    fn shape(&self, file: usize, source: &Source) -> Vec<usize> {
+        source.shape(&self.files[file].tensors()[&source.name].shape)
+    }
+
+    /// What reads a tensor, and which of its numbers is the first.
+    fn reader<'a>(&'a self, file: usize, source: &'a Source) -> Result<(TensorReader<'a>, usize)> {
+        let elements: usize = self.shape(file, source).iter().product();
+        Ok((self.files[file].reader(&source.name)?, source.third.unwrap_or(0) * elements))
     }
 
     pub(crate) fn missing(&self, tensor: &str) -> Error {
@@ -347,7 +379,7 @@ fn recognized(path: &Path, tensors: &Tensors) -> Result<&'static Architecture> {
         path: path.to_owned(),
         wanted: "a base model",
         found: found.to_owned(),
-        advice: "This version runs SD 1.x models".into(),
+        advice: format!("This version runs {} models", architecture::names()),
     };
     let files = || tensors.files.iter().map(TensorFile::tensors);
     // Before the structure: a ControlNet has half of a UNet's.
@@ -357,6 +389,76 @@ fn recognized(path: &Path, tensors: &Tensors) -> Result<&'static Architecture> {
     }
     architecture::recognize(&tensors.modules())
         .map_err(|found| wrong(inspect::foreign(files()).unwrap_or(found)))
+}
+
+/// The UNet's heads as a diffusers configuration says them.
+fn heads(config: &Config, architecture: &Architecture) -> Result<Heads> {
+    // Diffusers' `attention_head_dim` is the number of heads, for historical reasons.
+    let key = ["num_attention_heads", "attention_head_dim"]
+        .into_iter()
+        .find(|key| config.value(key).is_some());
+    let Some(key) = key else { return Ok(architecture.heads) };
+    let Some(Value::Array(counts)) = config.value(key) else {
+        return Ok(Heads::Count(config.size(key, 1)?));
+    };
+    // One for each level: families have heads of the same width, or as many, on all of them.
+    let counts: Vec<_> = counts.iter().map(Value::as_u64).collect();
+    let channels: Vec<_> = match config.value("block_out_channels") {
+        Some(Value::Array(channels)) => channels.iter().map(Value::as_u64).collect(),
+        _ => Vec::new(),
+    };
+    let width = match (channels.first(), counts.first()) {
+        (Some(Some(channels)), Some(Some(count @ 1..))) => channels / count,
+        _ => 0,
+    };
+    let same_width = counts.iter().zip(&channels).all(|(count, channels)| {
+        count.zip(*channels).is_some_and(|(count, channels)| count * width == channels)
+    });
+    match counts.first() {
+        Some(Some(first)) if counts.iter().all(|count| *count == Some(*first)) => {
+            Ok(Heads::Count(*first as usize))
+        }
+        Some(_) if same_width && width > 0 && counts.len() == channels.len() => {
+            Ok(Heads::Width(width as usize))
+        }
+        _ => {
+            Err(config
+                .unsupported(key, &Value::from_iter(counts.into_iter().flatten()).to_string()))
+        }
+    }
+}
+
+/// What the UNet of a single file predicts: what its metadata or its marker says, else what is known of
+/// the models of its family.
+///
+/// No tensor of SD 2.x says it, but training on velocities left its trace: a bias of the last transformer
+/// varies more (ComfyUI's rule; 0.09 lies far from both kinds).
+fn predicted(tensors: &Tensors) -> Result<Prediction> {
+    let said = tensors.files.iter().find_map(|file| {
+        match file.metadata().get("modelspec.prediction_type")?.as_str() {
+            "v" | "v_prediction" => Some(Prediction::V),
+            "epsilon" => Some(Prediction::Epsilon),
+            _ => None,
+        }
+    });
+    if let Some(prediction) = said {
+        return Ok(prediction);
+    }
+    if tensors.files.iter().any(|file| file.tensors().contains_key("v_pred")) {
+        return Ok(Prediction::V);
+    }
+    const TRACE: &str = "unet.up_blocks.3.attentions.2.transformer_blocks.0.norm1";
+    let is_sd2 = architecture::recognize(&tensors.modules()).is_ok_and(|found| found.id == "sd2");
+    let Some((file, source)) = tensors.sources.get(&format!("{TRACE}.bias")).filter(|_| is_sd2)
+    else {
+        return Ok(Prediction::Epsilon);
+    };
+    let outputs = tensors.shape(*file, source).first().copied().unwrap_or_default();
+    let bias = tensors.bias(TRACE, outputs)?.unwrap_or_default();
+    let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / bias.len() as f64;
+    let average = mean(&mut bias.iter().map(|&value| f64::from(value)));
+    let variance = mean(&mut bias.iter().map(|&value| (f64::from(value) - average).powi(2)));
+    Ok(if variance.sqrt() > 0.09 { Prediction::V } else { Prediction::Epsilon })
 }
 
 /// CLIP has heads of 64 channels.

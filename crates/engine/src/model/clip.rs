@@ -18,6 +18,8 @@ pub(crate) struct ClipConfig {
     pub(crate) activation: Activation,
     /// Epsilon of the layer normalizations.
     pub(crate) eps: f32,
+    /// Layers at the end that are left out.
+    pub(crate) unused_layers: usize,
 }
 
 /// The text encoder.
@@ -55,8 +57,10 @@ impl Clip {
         let positions = at.table("embeddings.position_embedding", CONTEXT)?;
         let same = positions.inputs() == width;
         at.require(same, "embeddings.position_embedding", "the width of the token table")?;
+        let layers = at.count("encoder.layers", "self_attn.q_proj");
+        let layers = layers.saturating_sub(config.unused_layers);
         Ok(Clip {
-            layers: (0..at.count("encoder.layers", "self_attn.q_proj"))
+            layers: (0..layers)
                 .map(|i| Layer::new(&at.at(format!("encoder.layers.{i}")), width, config))
                 .collect::<Result<_>>()?,
             final_norm: at.norm("final_layer_norm", width, 1, config.eps)?,

@@ -10,6 +10,7 @@ use kernels::conv::Size;
 
 use crate::{
     Precision::F32,
+    architecture::Heads,
     model::{
         clip::{Clip, ClipConfig},
         layers::Layers,
@@ -23,7 +24,7 @@ use crate::{
 /// A model, and what the references make of it.
 struct Case {
     name: &'static str,
-    heads: usize,
+    heads: Heads,
     groups: usize,
     vae_groups: usize,
     clip: ClipConfig,
@@ -31,17 +32,23 @@ struct Case {
 
 const TINY: Case = Case {
     name: "tiny",
-    heads: 4,
+    heads: Heads::Count(4),
     groups: 8,
     vae_groups: 4,
-    clip: ClipConfig { heads: 4, activation: Activation::Gelu, eps: 1e-5 },
+    clip: ClipConfig { heads: 4, activation: Activation::Gelu, eps: 1e-5, unused_layers: 0 },
 };
 const SD15: Case = Case {
     name: "sd15",
-    heads: 8,
+    heads: Heads::Count(8),
     groups: 32,
     vae_groups: 32,
-    clip: ClipConfig { heads: 2, activation: Activation::QuickGelu, eps: 1e-5 },
+    clip: ClipConfig { heads: 2, activation: Activation::QuickGelu, eps: 1e-5, unused_layers: 0 },
+};
+const SD21: Case = Case {
+    name: "sd21",
+    heads: Heads::Width(64),
+    clip: ClipConfig { activation: Activation::Gelu, ..SD15.clip },
+    ..SD15
 };
 
 /// How far from the reference a network may be, as a part of its answer. The references' own
@@ -131,6 +138,13 @@ impl Case {
     fn context(&self) -> usize {
         tensors(self.name)["text_encoder.text_model.final_layer_norm.weight"].dims()[0]
     }
+}
+
+#[test]
+fn sd21_networks_agree_with_the_references() {
+    let golden = golden("networks/sd21.safetensors");
+    text_encoder(&SD21, &golden);
+    unet(&SD21, &golden);
 }
 
 #[test]

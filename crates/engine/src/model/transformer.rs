@@ -2,6 +2,7 @@
 
 use crate::{
     Result,
+    architecture::Heads,
     model::layers::Scope,
     ops::{self, Activation, Linear, Map, Norm, Tokens},
 };
@@ -27,13 +28,22 @@ impl Transformer {
         at: &Scope<'_>,
         channels: usize,
         context: usize,
-        heads: usize,
+        heads: Heads,
         groups: usize,
     ) -> Result<Transformer> {
         let proj_in = at.linear("proj_in", channels)?;
         let width = proj_in.0.outputs();
-        let expected = format!("a multiple of {heads} outputs, one part for each attention head");
-        at.require(width.is_multiple_of(heads), "proj_in", &expected)?;
+        let expected = match heads {
+            Heads::Count(count) => {
+                format!("a multiple of {count} outputs, one part for each attention head")
+            }
+            Heads::Width(width) => {
+                format!("a multiple of {width} outputs, so many for each attention head")
+            }
+        };
+        let count = heads.of(width);
+        at.require(count.is_some(), "proj_in", &expected)?;
+        let heads = count.unwrap_or(1);
         Ok(Transformer {
             norm: at.norm("norm", channels, groups, NORM_EPS)?,
             proj_in,

@@ -5,6 +5,7 @@
 
 use crate::{
     Precision, Result,
+    architecture::Heads,
     model::{
         layers::Scope,
         resnet::Resnet,
@@ -17,7 +18,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct UNetConfig {
     /// Attention heads.
-    pub(crate) heads: usize,
+    pub(crate) heads: Heads,
     /// Groups of the group normalizations.
     pub(crate) groups: usize,
     /// Epsilon of the resnets' normalizations.

@@ -130,6 +130,12 @@ impl Tokenizer {
         }
     }
 
+    /// The same, filling a chunk with one byte's token, within a word, behind its end.
+    #[must_use]
+    pub fn padding_with(self, byte: u8) -> Tokenizer {
+        Tokenizer { pad: self.bytes[usize::from(byte)][0], ..self }
+    }
+
     /// The tokenizer in the `tokenizer` folder of a diffusers model: `tokenizer.json`, or `vocab.json`
     /// and `merges.txt`; `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`
     /// are heard where they exist.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use engine::{
-    ModelFile,
+    ModelFile, architecture,
     inspect::{self, inspect},
 };
 use fs_err as fs;
@@ -244,13 +244,13 @@ fn notes(file: &ModelFile) -> Vec<String> {
         return notes;
     }
     let family = file.family.as_ref().and_then(|family| family.name);
-    let runs = "this version runs SD 1.x models";
+    let runs = format!("this version runs {} models", architecture::names());
     match file.kind {
         inspect::Kind::Adapter => {
             let algorithms = file.adapter.iter().flat_map(|adapter| &adapter.algorithms);
             let known: Vec<_> = algorithms.map(|(algorithm, _)| *algorithm).collect();
             let missing: Vec<_> = known.iter().filter(|one| !one.is_supported()).collect();
-            if let Some(family) = family.filter(|family| !family.starts_with("SD 1.x")) {
+            if let Some(family) = family.filter(|family| !architecture::loads(family)) {
                 notes.insert(0, format!("It is for {family}; {runs}."));
             } else if !missing.is_empty() && missing.len() == known.len() {
                 let names: Vec<_> = missing.iter().map(|algorithm| algorithm.name).collect();
@@ -263,7 +263,9 @@ fn notes(file: &ModelFile) -> Vec<String> {
             }
         }
         // What is incomplete says so in its notes.
-        inspect::Kind::BaseModel if notes.is_empty() || family != Some("SD 1.x") => {
+        inspect::Kind::BaseModel
+            if notes.is_empty() || !family.is_some_and(architecture::loads) =>
+        {
             notes.insert(0, format!("It is {}; {runs}.", file.what));
         }
         inspect::Kind::Component if notes.is_empty() => {
