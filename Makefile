@@ -8,6 +8,7 @@
 #   make picture      makes a picture from the command line: needs neither Node nor a webview
 #   make ui           checks the window's page, on a double of the program
 #   make test-window  drives the real window on a screen that nobody sees
+#   make test-arm     runs the kernels' tests on an ARM processor that is emulated
 #   make package      builds a .deb with window, command line and starter
 #   make bench        times the command line against its peers (an hour, 20 GB of disk; needs Python 3.11)
 #
@@ -30,7 +31,7 @@ TARGET = $(shell cargo metadata --locked --no-deps --format-version 1 | sed 's/.
 
 PEERS := torch diffusers transformers peft openvino safetensors accelerate
 
-.PHONY: bench setup setup-window setup-test run window picture test test-window package ui format starter
+.PHONY: bench setup setup-window setup-test run window picture test test-window test-arm package ui format starter
 
 # installed PACKAGE...: installs those that are not there.
 define installed
@@ -71,6 +72,14 @@ picture: setup
 	cargo build --release --locked -p impasto
 	$(TARGET)/release/impasto generate \
 	  --prompt "a fox on a light blue background" --lora neon=0.8 --lora ink=0.4 --seed 11
+
+ARM := aarch64-unknown-linux-gnu
+test-arm: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER := aarch64-linux-gnu-gcc
+test-arm: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER := qemu-aarch64 -L /usr/aarch64-linux-gnu
+test-arm:
+	$(call installed,$(PACKAGES) qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
+	rustup target add $(ARM)
+	IMPASTO_ISA=neon cargo test --locked -p impasto-kernels --target $(ARM)
 
 # The page comes first: the window has it inside. Its test drives the program that `cargo test` built.
 test: setup-test ui

@@ -6,12 +6,14 @@
 //! | [`Avx512Bf16`](Isa::Avx512Bf16) | AMD from Zen 4 on | AVX-512 | `vdpbf16ps` |
 //! | [`Avx512`](Isa::Avx512) | Intel from Skylake-X on | AVX-512 | widened to f32 |
 //! | [`Avx2`](Isa::Avx2) | most desktops since 2013 | AVX2 and FMA | widened to f32 |
-//! | [`Portable`](Isa::Portable) | everything, ARM included | plain Rust | widened to f32 |
+//! | [`Neon`](Isa::Neon) | ARM of 64 bits | NEON | widened to f32 |
+//! | [`Portable`](Isa::Portable) | everything | plain Rust | widened to f32 |
 //!
 //! The choice is a table, never a timing, so that the same machine always computes the same bits.
 //! On Intel processors before AMX `vdpbf16ps` runs at half the rate of f32, so they stay on
-//! [`Avx512`](Isa::Avx512). `IMPASTO_ISA` (`amx`, `avx512bf16`, `avx512`, `avx2`, `portable`) picks a
-//! lower rung, for tests and fair comparisons.
+//! [`Avx512`](Isa::Avx512). `IMPASTO_ISA` (`amx`, `avx512bf16`, `avx512`, `avx2`, `neon`, `portable`) picks
+//! a lower rung, for tests and fair comparisons. NEON was tested in an emulator only, so it is used only
+//! where it is asked for.
 
 use std::{fmt, str::FromStr, sync::OnceLock};
 
@@ -20,6 +22,8 @@ use std::{fmt, str::FromStr, sync::OnceLock};
 pub enum Isa {
     /// Plain Rust, vectorized by the compiler for the oldest processor of the target.
     Portable,
+    /// NEON, of which every ARM processor of 64 bits has all that is used.
+    Neon,
     /// AVX2, FMA and F16C.
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
@@ -32,13 +36,15 @@ pub enum Isa {
 
 impl Isa {
     /// All rungs, the lowest first.
-    pub const ALL: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
+    pub const ALL: [Isa; 6] =
+        [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
 
     /// The name that `IMPASTO_ISA` knows.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
+            Isa::Neon => "neon",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Avx512Bf16 => "avx512bf16",
@@ -57,6 +63,7 @@ impl Isa {
     pub fn is_available(self) -> bool {
         match self {
             Isa::Portable => true,
+            Isa::Neon => cfg!(target_arch = "aarch64"),
             #[cfg(target_arch = "x86_64")]
             _ => x86::available(self),
             #[cfg(not(target_arch = "x86_64"))]
@@ -116,6 +123,8 @@ fn preferred(asked: Option<&str>) -> (Isa, Option<String>) {
         let preferred = |isa: &Isa| match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => x86::is_amd(),
+            // Not before it has passed the tests on a processor.
+            Isa::Neon => false,
             _ => true,
         };
         let mut rungs = Isa::ALL.into_iter().rev();
@@ -178,6 +187,7 @@ mod x86 {
         let bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
         match isa {
             Isa::Portable => true,
+            Isa::Neon => false,
             Isa::Avx2 => avx2,
             Isa::Avx512 => avx512,
             Isa::Avx512Bf16 => bf16,
@@ -254,10 +264,7 @@ mod tests {
         assert_eq!(Isa::choose(Some("portable")), Choice { isa: Isa::Portable, doubts: vec![] });
         let unknown = Isa::choose(Some("mmx"));
         assert_eq!(unknown.isa, Isa::choose(None).isa);
-        assert!(
-            unknown.doubts[0].contains("amx, avx512bf16")
-                || unknown.doubts[0].contains("portable, avx2")
-        );
+        assert!(unknown.doubts[0].contains("portable, neon, avx2"));
         for isa in Isa::ALL {
             assert_eq!(isa.name().parse(), Ok(isa));
             if isa.is_available() {

@@ -192,8 +192,157 @@ unsafe impl Lanes for Plain {
 /// Twice the exponent's bias, less what makes the guess's error the same at both ends of an octave.
 const GUESS: u32 = 0x7ef3_11c7;
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) use aarch64::Neon;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "aarch64")]
+#[expect(clippy::undocumented_unsafe_blocks, reason = "all by the conditions of the trait `Lanes`")]
+mod aarch64 {
+    use std::arch::aarch64::*;
+
+    use half::{bf16, f16};
+
+    use super::{GUESS, LANES, Lanes};
+
+    /// [`Lanes`] in four registers of NEON, which every processor of this kind has.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Neon([float32x4_t; 4]);
+
+    impl Neon {
+        #[inline(always)]
+        fn both(self, other: Neon, f: impl Fn(float32x4_t, float32x4_t) -> float32x4_t) -> Neon {
+            Neon(std::array::from_fn(|part| f(self.0[part], other.0[part])))
+        }
+
+        /// Sixteen numbers of 16 bits, each widened from its bits.
+        #[inline(always)]
+        unsafe fn widened(from: *const u16, f: impl Fn(uint32x4_t) -> uint32x4_t) -> Neon {
+            unsafe {
+                let words = from.cast::<[u16; LANES]>().read_unaligned();
+                Neon(std::array::from_fn(|part| {
+                    let words: [u32; 4] = std::array::from_fn(|i| words[4 * part + i].into());
+                    vreinterpretq_f32_u32(f(vld1q_u32(words.as_ptr())))
+                }))
+            }
+        }
+    }
+
+    // SAFETY: NEON is part of the target.
+    unsafe impl Lanes for Neon {
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Neon {
+            unsafe { Neon([vdupq_n_f32(value); 4]) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Neon {
+            unsafe { Neon(std::array::from_fn(|part| vld1q_f32(from.add(4 * part)))) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            for (part, value) in self.0.into_iter().enumerate() {
+                unsafe { vst1q_f32(to.add(4 * part), value) }
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn load_bf16(from: *const bf16) -> Neon {
+            unsafe { Neon::widened(from.cast(), |bits| vshlq_n_u32::<16>(bits)) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_bf16(self, to: *mut bf16) {
+            for (part, value) in self.0.into_iter().enumerate() {
+                unsafe {
+                    let bits = vreinterpretq_u32_f32(value);
+                    let odd = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
+                    let rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+                    let quiet = vorrq_u32(bits, vdupq_n_u32(0x40_0000));
+                    let value = vbslq_u32(vceqq_f32(value, value), rounded, quiet);
+                    vst1_u16(to.add(4 * part).cast(), vshrn_n_u32::<16>(value));
+                }
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn load_f16(from: *const f16) -> Neon {
+            // The magnitude as f32's bits has an exponent that is too small by 112; where it is all ones
+            // (infinite, or no number), it becomes all ones.
+            unsafe {
+                Neon::widened(from.cast(), |bits| {
+                    let magnitude = vshlq_n_u32::<13>(vandq_u32(bits, vdupq_n_u32(0x7fff)));
+                    let scaled = vmulq_n_f32(vreinterpretq_f32_u32(magnitude), 2f32.powi(112));
+                    let special = vcgeq_u32(magnitude, vdupq_n_u32(0x7c00 << 13));
+                    let special = vandq_u32(special, vdupq_n_u32(0x7f80_0000));
+                    let sign = vshlq_n_u32::<16>(vandq_u32(bits, vdupq_n_u32(0x8000)));
+                    vorrq_u32(vorrq_u32(vreinterpretq_u32_f32(scaled), special), sign)
+                })
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn add(self, other: Neon) -> Neon {
+            self.both(other, |a, b| unsafe { vaddq_f32(a, b) })
+        }
+
+        #[inline(always)]
+        unsafe fn sub(self, other: Neon) -> Neon {
+            self.both(other, |a, b| unsafe { vsubq_f32(a, b) })
+        }
+
+        #[inline(always)]
+        unsafe fn mul(self, other: Neon) -> Neon {
+            self.both(other, |a, b| unsafe { vmulq_f32(a, b) })
+        }
+
+        #[inline(always)]
+        unsafe fn mul_add(self, factor: Neon, term: Neon) -> Neon {
+            let Neon(terms) = term;
+            Neon(std::array::from_fn(|part| unsafe {
+                vfmaq_f32(terms[part], self.0[part], factor.0[part])
+            }))
+        }
+
+        #[inline(always)]
+        unsafe fn min(self, other: Neon) -> Neon {
+            self.both(other, |a, b| unsafe { vminq_f32(a, b) })
+        }
+
+        #[inline(always)]
+        unsafe fn max(self, other: Neon) -> Neon {
+            self.both(other, |a, b| unsafe { vmaxq_f32(a, b) })
+        }
+
+        #[inline(always)]
+        unsafe fn abs(self) -> Neon {
+            Neon(self.0.map(|x| unsafe { vabsq_f32(x) }))
+        }
+
+        #[inline(always)]
+        unsafe fn copysign(self, sign: Neon) -> Neon {
+            self.both(sign, |x, sign| unsafe { vbslq_f32(vdupq_n_u32(1 << 31), sign, x) })
+        }
+
+        #[inline(always)]
+        unsafe fn power_of_2(self) -> Neon {
+            Neon(self.0.map(|n| unsafe {
+                let biased = vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127));
+                vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased))
+            }))
+        }
+
+        #[inline(always)]
+        unsafe fn reciprocal_guess(self) -> Neon {
+            Neon(self.0.map(|x| unsafe {
+                let bits = vsubq_u32(vdupq_n_u32(GUESS), vreinterpretq_u32_f32(x));
+                vreinterpretq_f32_u32(bits)
+            }))
+        }
+    }
+}
 
 #[cfg(target_arch = "x86_64")]
 #[expect(clippy::undocumented_unsafe_blocks, reason = "all by the conditions of the trait `Lanes`")]
@@ -574,6 +723,9 @@ macro_rules! on_lanes {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 isa if isa > $crate::Isa::Avx2 => unsafe { avx512($($arg),*) },
+                #[cfg(target_arch = "aarch64")]
+                // SAFETY: its instructions are part of the target.
+                $crate::Isa::Neon => unsafe { body::<$crate::lanes::Neon $(, $T)?>($($arg),*) },
                 // SAFETY: plain Rust.
                 _ => unsafe { body::<$crate::lanes::Plain $(, $T)?>($($arg),*) },
             }
@@ -627,6 +779,8 @@ mod tests {
     #[test]
     fn every_kind_of_lanes_computes_the_same() {
         agree::<Plain>();
+        #[cfg(target_arch = "aarch64")]
+        agree::<Neon>();
         #[cfg(target_arch = "x86_64")]
         {
             if crate::Isa::Avx2.is_available() {

@@ -32,6 +32,7 @@ pub(crate) unsafe fn exp<L: Lanes>(x: L) -> L {
 
 /// `2^x`, within 8e-5 of its value, a twentieth of what rounding to bf16 does: the polynomial of degree 3
 /// with the least relative error from -1/2 to 1/2 (`scripts/fit.py`). Below 2^-126 it is that.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) unsafe fn exp2_rough<L: Lanes>(x: L) -> L {
     // SAFETY: the caller has the instructions.

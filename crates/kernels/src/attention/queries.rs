@@ -19,7 +19,7 @@ use super::{Heads, length};
 use crate::{
     Isa,
     lanes::{LANES, Lanes},
-    math::{exp, exp2_rough},
+    math::exp,
     memory::{Shared, Values, with_scratch},
     number::Number,
 };
@@ -170,6 +170,12 @@ macro_rules! whole {
 
 whole!(Portable, crate::lanes::Plain, []);
 whole!(
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    crate::lanes::Neon,
+    []
+);
+whole!(
     #[cfg(target_arch = "x86_64")]
     Avx2,
     crate::lanes::Avx2,
@@ -199,7 +205,7 @@ unit! {
     #[inline(always)]
     unsafe fn weigh(x: Self::Lanes) -> Self::Lanes {
         // SAFETY: the caller's conditions.
-        unsafe { exp2_rough(x.mul(Self::Lanes::splat(std::f32::consts::LOG2_E))) }
+        unsafe { crate::math::exp2_rough(x.mul(Self::Lanes::splat(std::f32::consts::LOG2_E))) }
     }
 
     #[inline(always)]
@@ -226,6 +232,8 @@ pub(super) fn attention<T: Number>(isa: Isa, q: &[T], k: &[T], v: &[T], heads: H
         Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => run::<T, Avx512, 12, 2>(q, k, v, heads),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => run::<T, Avx2, 6, 1>(q, k, v, heads),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => run::<T, Neon, 4, 1>(q, k, v, heads),
         _ => run::<T, Portable, 4, 1>(q, k, v, heads),
     }
 }

@@ -145,6 +145,8 @@ impl Operand for f32 {
             Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => job.run::<micro::avx512::F32>(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => job.run::<micro::avx2::F32>(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => job.run::<micro::neon::F32>(),
             _ => job.run::<micro::portable::Plain>(),
         }
     }
@@ -162,6 +164,8 @@ impl Operand for bf16 {
             Isa::Avx512 => job.run::<micro::avx512::Bf16>(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => job.run::<micro::avx2::Bf16>(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => job.run::<micro::neon::Bf16>(),
             _ => job.run::<micro::portable::Plain>(),
         }
     }

@@ -121,7 +121,7 @@ impl Stored for f16 {
 pub(super) fn applies<T: Number>(isa: Isa, w: &Packed<T>, size: Size, window: Window) -> bool {
     let same = Window { kernel: 3, stride: 1, before: 1, after: 1 };
     let rung = match isa {
-        Isa::Portable => false,
+        Isa::Portable | Isa::Neon => false,
         Isa::Amx => T::GROUP == 1,
         _ => true,
     };

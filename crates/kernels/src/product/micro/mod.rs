@@ -2,6 +2,9 @@
 
 pub(super) mod portable;
 
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon;
+
 #[cfg(target_arch = "x86_64")]
 pub(super) mod amx;
 #[cfg(target_arch = "x86_64")]
