@@ -27,6 +27,7 @@ use crate::{
         self,
         header::{Hashes, TensorFile, TensorInfo},
         keys::{self, Component},
+        weights,
     },
 };
 
@@ -801,32 +802,22 @@ fn inspect_folder(path: &Path) -> Result<ModelFile> {
 }
 
 /// Weight files of a component's folder.
-const WEIGHTS: &[&str] = &[
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.fp16.safetensors",
-    "model.safetensors",
-    "model.fp16.safetensors",
-];
 const PICKLES: &[&str] =
     &["diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin", "pytorch_model.bin"];
 
-/// Lists of the files that the weights were split into.
-const SHARDS: &[&str] =
-    &["diffusion_pytorch_model.safetensors.index.json", "model.safetensors.index.json"];
-
 const MISSING: &str = "its weights are missing";
 
-/// The weights of a component in its folder: a file, or the reason that there is none.
-fn component_weights(folder: &Path) -> Result<TensorFile, &'static str> {
-    let there =
-        |names: &[&str]| names.iter().map(|name| folder.join(name)).find(|path| path.is_file());
-    match there(WEIGHTS) {
-        Some(path) => TensorFile::open(&path).map_err(|_| "its weights cannot be read"),
-        None if there(PICKLES).is_some() => Err("its weights are a PyTorch pickle"),
-        None if there(SHARDS).is_some() => {
-            Err("its weights are in several files, which is not supported yet")
-        }
-        None => Err(MISSING),
+/// The weights of a component in its folder: files, or the reason that there are none.
+fn component_weights(folder: &Path) -> Result<Vec<TensorFile>, &'static str> {
+    let files = weights::files(folder).map_err(|_| "a part of its weights is missing")?;
+    let pickled = || PICKLES.iter().any(|name| folder.join(name).is_file());
+    match files.as_slice() {
+        [] if pickled() => Err("its weights are a PyTorch pickle"),
+        [] => Err(MISSING),
+        files => files
+            .iter()
+            .map(|path| TensorFile::open(path).map_err(|_| "its weights cannot be read"))
+            .collect(),
     }
 }
 
@@ -835,7 +826,7 @@ fn inspect_diffusers_folder(path: &Path) -> Result<ModelFile> {
     let mut absent = Vec::new();
     for (folder, name) in [("unet", "UNet"), ("text_encoder", "text encoder"), ("vae", "VAE")] {
         match component_weights(&path.join(folder)) {
-            Ok(file) => files.push(file),
+            Ok(found) => files.extend(found),
             Err(reason) => absent.push((name, reason)),
         }
     }
@@ -887,7 +878,7 @@ fn inspect_diffusers_folder(path: &Path) -> Result<ModelFile> {
 /// A folder with one component of a diffusers model.
 fn inspect_component_folder(path: &Path) -> Result<ModelFile> {
     match component_weights(path) {
-        Ok(file) => inspect_tensors(path, vec![file]),
+        Ok(files) => inspect_tensors(path, files),
         Err(reason) => {
             let mut answer = inspect(&path.join("config.json"))?;
             answer.path = path.to_owned();

@@ -4,7 +4,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{collections::HashMap, ops::ControlFlow, path::PathBuf};
+use std::{
+    collections::HashMap,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 use candle_core::{Device, Tensor, safetensors};
 use engine::{
@@ -247,11 +251,34 @@ fn layout_changes_no_bit_of(model: &str) {
     let single = Request { checkpoint: original.clone(), ..request.clone() };
     assert!(first == bits(&generate(&mut open(None), &single).unwrap()), "a single file");
 
+    // Weights in several files.
+    split(&diffusers.join("unet"), "diffusion_pytorch_model");
+    split(&diffusers.join("text_encoder"), "model");
+    assert!(first == bits(&generate(&mut open(None), &request).unwrap()), "in several files");
+
     // Either layout's VAE does for the other, and for a model with a VAE of its own.
     for vae in [diffusers.join("vae"), original] {
         let request = Request { vae: Some(vae.clone()), ..request.clone() };
         assert!(first == bits(&generate(&mut open(None), &request).unwrap()), "{vae:?} as VAE");
     }
+}
+
+/// Splits the weights of a component into three files with an index.
+fn split(folder: &Path, stem: &str) {
+    let whole = folder.join(format!("{stem}.safetensors"));
+    let tensors = safetensors::load(&whole, &Device::Cpu).unwrap();
+    fs_err::remove_file(whole).unwrap();
+    let mut parts = vec![HashMap::new(); 3];
+    let mut map = serde_json::Map::new();
+    for (i, (name, tensor)) in tensors.into_iter().enumerate() {
+        map.insert(name.clone(), format!("{stem}-0000{}-of-00003.safetensors", i % 3 + 1).into());
+        parts[i % 3].insert(name, tensor);
+    }
+    for (i, part) in parts.iter().enumerate() {
+        write(part, &folder.join(format!("{stem}-0000{}-of-00003.safetensors", i + 1)));
+    }
+    let index = serde_json::json!({ "weight_map": map }).to_string();
+    fs_err::write(folder.join(format!("{stem}.safetensors.index.json")), index).unwrap();
 }
 
 #[test]

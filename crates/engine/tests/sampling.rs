@@ -122,6 +122,19 @@ fn training_schedules_are_those_of_diffusers() {
     }
 }
 
+/// But for the last sigma, which is infinite there.
+#[test]
+fn a_zero_terminal_schedule_is_that_of_diffusers() {
+    let reference = values(&golden("training.safetensors")["zero_terminal.sigmas"]);
+    let training = TrainingSchedule::stable_diffusion_zero_terminal();
+    assert_eq!(training.sigmas().len(), reference.len());
+    for (ours, reference) in training.sigmas().iter().zip(&reference[..999]) {
+        // The reference goes over betas in f32 and back.
+        assert!((ours - reference).abs() <= 1e-4 * reference, "{ours} {reference}");
+    }
+    assert!((training.sigma_max() - 4518.765).abs() < 0.01, "{}", training.sigma_max());
+}
+
 #[test]
 fn schedules_are_those_of_k_diffusion_and_a1111() {
     let golden = golden("schedules.safetensors");

@@ -137,6 +137,8 @@ def training():
         sigmas = torch.tensor([0.001, 0.03, 0.1, 0.33, 1.0, 2.5, 7.7, 14.0, 100.0])
         out[f"{name}.between"] = sigmas
         out[f"{name}.timesteps"] = schedule.sigma_to_t(sigmas)
+    signal = DDIMScheduler(**STABLE_DIFFUSION, rescale_betas_zero_snr=True).alphas_cumprod
+    out["zero_terminal.sigmas"] = ((1 - signal) / signal) ** 0.5
     save_file(out, HERE / "training.safetensors")
 
 

@@ -9,6 +9,7 @@
 
 pub mod header;
 pub mod keys;
+pub(crate) mod weights;
 
 use std::{
     collections::BTreeMap,
@@ -122,8 +123,8 @@ impl Checkpoint {
 
         let mut tensors = Tensors::new(path);
         for &component in Component::ALL {
-            let file = TensorFile::open(&component_file(path, component)?)?;
-            tensors.add(file, |names| keys::component_file(component, names));
+            let files = component_files(path, component)?;
+            tensors.add(files, |names| keys::component_file(component, names));
         }
         let architecture = recognized(path, &tensors)?;
 
@@ -164,9 +165,8 @@ impl Checkpoint {
     }
 
     fn open_file(path: &Path) -> Result<Checkpoint> {
-        let file = TensorFile::open(path)?;
         let mut tensors = Tensors::new(path);
-        tensors.add(file, |names| keys::single_file(names));
+        tensors.add(vec![TensorFile::open(path)?], |names| keys::single_file(names));
         let architecture = recognized(path, &tensors)?;
         let modules = tensors.modules();
         for (component, what) in [("text_encoder.", "text encoder"), ("vae.", "VAE")] {
@@ -192,7 +192,10 @@ impl Checkpoint {
                 scaling_factor: architecture.scaling_factor,
             },
             prediction: predicted(&tensors)?,
-            training: TrainingSchedule::stable_diffusion(),
+            training: match tensors.has_mark("ztsnr") {
+                true => TrainingSchedule::stable_diffusion_zero_terminal(),
+                false => TrainingSchedule::stable_diffusion(),
+            },
             tokenizer: None,
             tensors,
         })
@@ -207,14 +210,14 @@ pub(crate) fn open_vae(
 ) -> Result<(Tensors, VaeConfig)> {
     let mut tensors = Tensors::new(path);
     let config = if fs::metadata(path)?.is_dir() {
-        let (folder, file) = match path.join("vae").join("config.json").is_file() {
-            true => (path.join("vae"), component_file(path, Component::Vae)?),
-            false => (path.to_owned(), weights_file(path, path, "VAE", UNET_FILES)?),
+        let (folder, files) = match path.join("vae").join("config.json").is_file() {
+            true => (path.join("vae"), component_files(path, Component::Vae)?),
+            false => (path.to_owned(), weights_in(path, path, "VAE")?),
         };
-        tensors.add(TensorFile::open(&file)?, |names| keys::vae_file(names));
+        tensors.add(files, |names| keys::vae_file(names));
         Config::read_if_there(&folder.join("config.json"))?
     } else {
-        tensors.add(TensorFile::open(path)?, |names| keys::vae_file(names));
+        tensors.add(vec![TensorFile::open(path)?], |names| keys::vae_file(names));
         Config::default()
     };
     let latents = tensors.modules().get("vae.decoder.conv_in").and_then(|s| s.get(1)).copied();
@@ -270,17 +273,20 @@ impl Tensors {
         Tensors { path: path.to_owned(), files: Vec::new(), sources: BTreeMap::new() }
     }
 
-    /// Adds a file, its tensors called by the names that `sort_out` finds for them.
+    /// Adds files that belong together, their tensors called by the names that `sort_out` finds for them.
     fn add(
         &mut self,
-        file: TensorFile,
+        files: Vec<TensorFile>,
         sort_out: impl Fn(&mut dyn Iterator<Item = &str>) -> Names,
     ) {
-        let names = sort_out(&mut file.tensors().keys().map(String::as_str));
-        let index = self.files.len();
-        self.files.push(file);
-        let sources = names.tensors.into_iter().map(|(name, source)| (name, (index, source)));
-        self.sources.extend(sources);
+        let all = files.iter().flat_map(|file| file.tensors().keys());
+        let names = sort_out(&mut all.map(String::as_str));
+        for (name, source) in names.tensors {
+            let holds = |file: &TensorFile| file.tensors().contains_key(&source.name);
+            let file = files.iter().position(holds).expect("its name is from one of them");
+            self.sources.insert(name, (self.files.len() + file, source));
+        }
+        self.files.extend(files);
     }
 
     /// The file or folder as the person named it.
@@ -340,6 +346,11 @@ impl Tensors {
         let (tensor, begin) = self.reader(*file, source)?;
         tensor.read_finite(begin, &mut bias, ADVICE)?;
         Ok(Some(bias))
+    }
+
+    /// Whether there is a tensor of this name in a file, which says something by being there.
+    fn has_mark(&self, name: &str) -> bool {
+        self.files.iter().any(|file| file.tensors().contains_key(name))
     }
 
     fn shape(&self, file: usize, source: &Source) -> Vec<usize> {
@@ -444,7 +455,7 @@ fn predicted(tensors: &Tensors) -> Result<Prediction> {
     if let Some(prediction) = said {
         return Ok(prediction);
     }
-    if tensors.files.iter().any(|file| file.tensors().contains_key("v_pred")) {
+    if tensors.has_mark("v_pred") {
         return Ok(Prediction::V);
     }
     const TRACE: &str = "unet.up_blocks.3.attentions.2.transformer_blocks.0.norm1";
@@ -467,24 +478,20 @@ fn default_clip_heads(modules: &Modules) -> usize {
     table.and_then(|shape| shape.get(1)).map_or(1, |width| (width / 64).max(1))
 }
 
-/// Of UNet and VAE.
-const UNET_FILES: &[&str] =
-    &["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"];
-const TEXT_ENCODER_FILES: &[&str] = &["model.safetensors", "model.fp16.safetensors"];
-
-/// The file that holds the weights of one component of a diffusers folder.
-fn component_file(path: &Path, component: Component) -> Result<PathBuf> {
-    let (folder, what, files) = match component {
-        Component::UNet => ("unet", "UNet", UNET_FILES),
-        Component::Vae => ("vae", "VAE", UNET_FILES),
-        Component::TextEncoder => ("text_encoder", "text encoder", TEXT_ENCODER_FILES),
+/// The files that hold the weights of one component of a diffusers folder.
+fn component_files(path: &Path, component: Component) -> Result<Vec<TensorFile>> {
+    let (folder, what) = match component {
+        Component::UNet => ("unet", "UNet"),
+        Component::Vae => ("vae", "VAE"),
+        Component::TextEncoder => ("text_encoder", "text encoder"),
     };
-    weights_file(path, &path.join(folder), what, files)
+    weights_in(path, &path.join(folder), what)
 }
 
-fn weights_file(model: &Path, folder: &Path, what: &str, files: &[&str]) -> Result<PathBuf> {
-    if let Some(file) = files.iter().map(|file| folder.join(file)).find(|file| file.is_file()) {
-        return Ok(file);
+fn weights_in(model: &Path, folder: &Path, what: &str) -> Result<Vec<TensorFile>> {
+    let files = weights::files(folder)?;
+    if !files.is_empty() {
+        return files.iter().map(|file| TensorFile::open(file)).collect();
     }
     let pickles = ["diffusion_pytorch_model.bin", "pytorch_model.bin"];
     let pickled = pickles.iter().any(|file| folder.join(file).is_file());
@@ -492,7 +499,7 @@ fn weights_file(model: &Path, folder: &Path, what: &str, files: &[&str]) -> Resu
         path: model.to_owned(),
         missing: match pickled {
             true => format!("its {what} is stored as a PyTorch pickle only"),
-            false => format!("its {what} has no weights (`{}`)", folder.join(files[0]).display()),
+            false => format!("its {what} has no weights in `{}`", folder.display()),
         },
         advice: "Get its safetensors version".into(),
     })
@@ -529,7 +536,6 @@ impl VaeConfig {
 }
 
 fn training_schedule(config: &Config) -> Result<TrainingSchedule> {
-    config.expect(&[("rescale_betas_zero_snr", &["false"])])?;
     let schedule = match config.value("trained_betas") {
         Some(list) => {
             let betas = list.as_array().into_iter().flatten();
@@ -548,6 +554,11 @@ fn training_schedule(config: &Config) -> Result<TrainingSchedule> {
                 config.size("num_train_timesteps", 1000)?,
             )
         }
+    };
+    config.expect(&[("rescale_betas_zero_snr", &["false", "true"])])?;
+    let schedule = match config.value("rescale_betas_zero_snr") {
+        Some(Value::Bool(true)) => schedule.and_then(|schedule| schedule.zero_terminal()),
+        _ => schedule,
     };
     schedule.map_err(|problem| config.unsupported("the noise schedule", &problem))
 }

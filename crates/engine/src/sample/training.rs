@@ -53,6 +53,14 @@ impl TrainingSchedule {
             .expect("the constants describe a schedule")
     }
 
+    /// The same with pure noise at its end ([`zero_terminal`](TrainingSchedule::zero_terminal)).
+    #[must_use]
+    pub fn stable_diffusion_zero_terminal() -> TrainingSchedule {
+        TrainingSchedule::stable_diffusion()
+            .zero_terminal()
+            .expect("the constants describe a schedule")
+    }
+
     /// `timesteps` betas from `start` to `end` along a curve.
     ///
     /// # Errors
@@ -110,6 +118,10 @@ impl TrainingSchedule {
                 ((1.0 - signal) / signal).sqrt()
             })
             .collect();
+        TrainingSchedule::from_sigmas(sigmas)
+    }
+
+    fn from_sigmas(sigmas: Vec<f32>) -> Result<TrainingSchedule, String> {
         // Also false for NaN.
         let ascending = sigmas.is_sorted_by(|a, b| a < b);
         if !(ascending && sigmas[0] > 0.0 && sigmas[sigmas.len() - 1].is_finite()) {
@@ -117,6 +129,27 @@ impl TrainingSchedule {
         }
         let log_sigmas = sigmas.iter().map(|&sigma| ln(sigma)).collect();
         Ok(TrainingSchedule { sigmas, log_sigmas })
+    }
+
+    /// The same with pure noise at its last timestep: what is left of the picture there, √ᾱ, is moved and
+    /// stretched so that the first timestep keeps its value and the last one has none (Lin et al., 2023,
+    /// <https://arxiv.org/abs/2305.08891>, algorithm 1).
+    ///
+    /// "None" is ComfyUI's ᾱ of 4.9 · 10⁻⁸, so that the last sigma is a number.
+    ///
+    /// # Errors
+    /// Says in words what is wrong with the numbers: a schedule that is too fine at its end.
+    pub fn zero_terminal(&self) -> Result<TrainingSchedule, String> {
+        const LAST: f64 = 4.897_345_189_085_343_5e-8;
+        let signal = |sigma: f32| (1.0 / (f64::from(sigma).powi(2) + 1.0)).sqrt();
+        let (first, last) = (signal(self.sigmas[0]), signal(self.sigmas[self.sigmas.len() - 1]));
+        let sigma = |signal: f64| ((1.0 - signal) / signal).sqrt() as f32;
+        let rescaled = |value: f32| ((signal(value) - last) * first / (first - last)).powi(2);
+        let mut sigmas: Vec<f32> =
+            self.sigmas.iter().map(|&value| sigma(rescaled(value))).collect();
+        sigmas.pop();
+        sigmas.push(sigma(LAST));
+        TrainingSchedule::from_sigmas(sigmas)
     }
 
     /// The sigma of every timestep, ascending.
