@@ -19,6 +19,7 @@ export const DEFAULTS: GenerationParams = {
 	clip_skip: 1,
 	precision: 'f32',
 	init: null,
+	prediction: null,
 	noise: null
 };
 

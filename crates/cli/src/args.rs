@@ -10,6 +10,7 @@ use engine::{
     DeviceId, Precision, Rng,
     sample::{SAMPLERS, schedule::SCHEDULES},
 };
+use studio::Prediction;
 
 /// Stable Diffusion with stacked adapters, from the command line.
 #[derive(Debug, Parser)]
@@ -140,6 +141,10 @@ pub(crate) struct PictureArgs {
     #[arg(long, value_name = "DIR|FILE")]
     pub(crate) vae: Option<String>,
 
+    /// What the base model predicts, where its file does not say it or says it wrongly
+    #[arg(long, value_enum)]
+    pub(crate) prediction: Option<PredictionArg>,
+
     /// Which layer of the text encoder, from the end; 1 is the last
     #[arg(long, value_name = "N")]
     pub(crate) clip_skip: Option<u32>,
@@ -222,6 +227,23 @@ pub(crate) enum PrecisionArg {
     F32,
     Bf16,
     F16,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum PredictionArg {
+    /// The noise in its input
+    Epsilon,
+    /// The velocity from picture to noise, as SD 2.1 at 768 and some others do
+    V,
+}
+
+impl From<PredictionArg> for Prediction {
+    fn from(prediction: PredictionArg) -> Prediction {
+        match prediction {
+            PredictionArg::Epsilon => Prediction::Epsilon,
+            PredictionArg::V => Prediction::VPrediction,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -211,6 +211,7 @@ impl<'a> Run<'a> {
         set(&mut params.clip_skip, &args.clip_skip);
         set(&mut params.precision, &args.precision.map(Precision::from));
         set(&mut params.rng, &args.rng.map(Into::into));
+        params.prediction = args.prediction.map(Into::into).or(params.prediction);
         params.seed = args.seed.or(params.seed);
         if let Some(vae) = &args.vae {
             params.vae = Some(FileRef::named(vae));

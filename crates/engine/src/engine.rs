@@ -580,7 +580,7 @@ impl<'a> Guided<'a> {
         Ok(Guided {
             unet: &networks.unet,
             prompts: networks.unet.read(&prompts),
-            prediction: loaded.checkpoint.prediction,
+            prediction: request.prediction.unwrap_or(loaded.checkpoint.prediction),
             training: &loaded.checkpoint.training,
             guidance_scale,
             precision: request.precision,

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use crate::{
     Error, PatchReport, Result,
-    sample::{Sampler, schedule::Schedule},
+    sample::{Sampler, denoiser::Prediction, schedule::Schedule},
 };
 
 /// The longest side of a picture, in pixels. Attention in the VAE grows with the fourth power of it.
@@ -19,6 +19,8 @@ pub struct Request {
     pub checkpoint: PathBuf,
     /// A VAE to use instead of the checkpoint's own, in either layout.
     pub vae: Option<PathBuf>,
+    /// What the UNet predicts, where the checkpoint does not say it or says it wrongly.
+    pub prediction: Option<Prediction>,
     /// The stack. Its order changes nothing.
     pub adapters: Vec<AdapterUse>,
     /// The text, with emphasis and `BREAK`; adapter tags have been taken out by the caller.

@@ -53,6 +53,7 @@ pub fn request(checkpoint: &Path) -> Request {
     Request {
         checkpoint: checkpoint.to_owned(),
         vae: None,
+        prediction: None,
         adapters: Vec::new(),
         prompt: "a fox".to_owned(),
         negative_prompt: String::new(),

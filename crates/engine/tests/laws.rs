@@ -13,7 +13,7 @@ use std::{
 use candle_core::{Device, Tensor, safetensors};
 use engine::{
     AdapterUse, DeviceId, Engine, Error, Output, Phase, Precision, Progress, Request,
-    sample::{SAMPLERS, schedule::SCHEDULES},
+    sample::{SAMPLERS, denoiser::Prediction, schedule::SCHEDULES},
     testing::{
         Dice, adapter, apart, generate, repository, request, tensors, write, write_adapter,
         write_folder, write_single_file,
@@ -261,6 +261,19 @@ fn layout_changes_no_bit_of(model: &str) {
         let request = Request { vae: Some(vae.clone()), ..request.clone() };
         assert!(first == bits(&generate(&mut open(None), &request).unwrap()), "{vae:?} as VAE");
     }
+}
+
+#[test]
+fn what_is_predicted_can_be_said() {
+    let folder = tempfile::tempdir().unwrap();
+    write_folder("sd21", folder.path());
+    let request = Request { steps: 2, ..request(folder.path()) };
+    let made = |prediction| {
+        let request = Request { prediction, ..request.clone() };
+        bits(&generate(&mut open(None), &request).unwrap())
+    };
+    assert!(made(None) == made(Some(Prediction::V)), "its configuration says so");
+    assert!(made(None) != made(Some(Prediction::Epsilon)), "somebody knows better");
 }
 
 /// Splits the weights of a component into three files with an index.

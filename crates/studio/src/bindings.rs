@@ -27,6 +27,7 @@ fn all() -> String {
         params::InitParams,
         params::InitFit,
         params::NoiseParams,
+        params::Prediction,
         params::RngName,
         params::PrecisionName,
         params::GenerationParams,

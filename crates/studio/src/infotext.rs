@@ -383,7 +383,7 @@ mod tests {
         let mut expected = params::elaborate();
         let (back, warnings) = read_params(&write(&expected));
         assert_eq!(warnings, [""; 0]);
-        expected.noise = None;
+        (expected.noise, expected.prediction) = (None, None);
         let init = expected.init.as_mut().expect("it has one");
         (init.image, init.fit) = (None, params::InitFit::Crop);
         let shorten = |file: &mut params::FileRef, known: usize| {

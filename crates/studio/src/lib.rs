@@ -42,7 +42,9 @@ pub use data::DataFolder;
 pub use error::{Code, Error, Failure, Result};
 pub use library::{Folders, Kind, Library};
 pub use output::Destination;
-pub use params::{AdapterParams, FileRef, GenerationParams, InitFit, InitParams, NoiseParams};
+pub use params::{
+    AdapterParams, FileRef, GenerationParams, InitFit, InitParams, NoiseParams, Prediction,
+};
 pub use recipe::Recipe;
 pub use resolve::{Resolved, random_seed, resolve};
 pub use settings::Settings;

@@ -32,6 +32,8 @@ pub struct GenerationParams {
     pub model: FileRef,
     /// A VAE instead of the base model's own.
     pub vae: Option<FileRef>,
+    /// What the base model's UNet predicts, where its file does not say it or says it wrongly.
+    pub prediction: Option<Prediction>,
     /// The stack.
     pub adapters: Vec<AdapterParams>,
     /// May contain adapter tags, which [`resolve`](crate::resolve) moves into the stack.
@@ -134,6 +136,25 @@ pub struct NoiseParams {
     pub index: usize,
 }
 
+/// What a UNet outputs, in diffusers' words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[serde(rename_all = "snake_case")]
+pub enum Prediction {
+    /// The noise in its input.
+    Epsilon,
+    /// The velocity from picture to noise.
+    VPrediction,
+}
+
+impl From<Prediction> for engine::sample::denoiser::Prediction {
+    fn from(prediction: Prediction) -> Self {
+        match prediction {
+            Prediction::Epsilon => Self::Epsilon,
+            Prediction::VPrediction => Self::V,
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize, TS)]
 #[serde(remote = "engine::Rng", rename_all = "kebab-case")]
 #[ts(rename = "Rng", rename_all = "kebab-case")]
@@ -171,6 +192,7 @@ impl Default for GenerationParams {
             version: VERSION,
             model: FileRef::named(crate::starter::NAME),
             vae: None,
+            prediction: None,
             adapters: Vec::new(),
             prompt: String::new(),
             negative_prompt: String::new(),
@@ -280,6 +302,7 @@ pub(crate) fn elaborate() -> GenerationParams {
         version: VERSION,
         model: file("starter", "1"),
         vae: Some(file("vae-ft-mse", "2")),
+        prediction: Some(Prediction::VPrediction),
         adapters: vec![
             AdapterParams { file: neon, unet_weight: 0.8, text_encoder_weight: 0.4, enabled: true },
             AdapterParams {

@@ -71,6 +71,7 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
     let mut request = Request {
         checkpoint,
         vae,
+        prediction: params.prediction.map(Into::into),
         adapters,
         prompt: params.prompt.clone(),
         negative_prompt: params.negative_prompt.clone(),

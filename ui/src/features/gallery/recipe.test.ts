@@ -16,6 +16,7 @@ const params = {
 	seed: 7,
 	init: null,
 	vae: null,
+	prediction: null,
 	clip_skip: 1
 } as unknown as GenerationParams;
 

@@ -41,6 +41,7 @@ export function rowsOf(image: GalleryImage, catalog: Catalog): [string, string][
 			dotted(params.init.image?.name, `denoising ${params.init.denoising_strength.toFixed(2)}`)
 		],
 		params.vae !== null && ['VAE', params.vae.name],
+		params.prediction !== null && ['Prediction', params.prediction.replace('_', '-')],
 		params.clip_skip > 1 && ['Clip skip', String(params.clip_skip)],
 		made
 	];

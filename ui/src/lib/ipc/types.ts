@@ -95,6 +95,11 @@ sha256?: string,
  */
 data_sha256?: string, };
 
+/**
+ * What a UNet outputs, in diffusers' words.
+ */
+export type Prediction = "epsilon" | "v_prediction";
+
 export type Rng = "torch-cpu" | "nv";
 
 export type Precision = "f32" | "bf16" | "f16";
@@ -115,6 +120,10 @@ model: FileRef,
  * A VAE instead of the base model's own.
  */
 vae: FileRef | null, 
+/**
+ * What the base model's UNet predicts, where its file does not say it or says it wrongly.
+ */
+prediction: Prediction | null, 
 /**
  * The stack.
  */

@@ -11,6 +11,7 @@ import type {
 	ModelCard,
 	NoiseParams,
 	Precision,
+	Prediction,
 	Rng
 } from '$lib/ipc/types';
 import { occurrences, putIn, takeOut, type Put, type Tag } from '$lib/words';
@@ -39,6 +40,7 @@ export interface Numbers {
 	rng: Rng;
 	precision: Precision;
 	vae: FileRef | null;
+	prediction: Prediction | null;
 	noise: NoiseParams | null;
 	/** Pictures for one press of Generate. */
 	count: number;
@@ -460,7 +462,7 @@ function read(params: GenerationParams, open: readonly Layer[]) {
 
 function numbersOf(params: GenerationParams) {
 	const { width, height, steps, guidance_scale, sampler, schedule } = params;
-	const { clip_skip, rng, precision, vae, noise } = params;
+	const { clip_skip, rng, precision, vae, prediction, noise } = params;
 	const seed = params.seed ?? 0;
 	const size = { width, height };
 	return {
@@ -474,6 +476,7 @@ function numbersOf(params: GenerationParams) {
 		rng,
 		precision,
 		vae,
+		prediction,
 		noise
 	};
 }
