@@ -145,11 +145,13 @@ impl Tokenizer {
     /// tokenizer, [`Error::Damaged`] for everything that a file cannot mean, [`Error::Io`].
     pub fn open(folder: &Path) -> Result<Tokenizer> {
         let mut special = Special::default();
-        for name in ["special_tokens_map.json", "tokenizer_config.json"] {
-            if let Some(config) = read_json(&folder.join(name))? {
-                special.hear(&config);
-            }
-        }
+        let map = read_json(&folder.join("special_tokens_map.json"))?;
+        let config = read_json(&folder.join("tokenizer_config.json"))?;
+        // The last one counts. Before configurations listed the added tokens, it was the map, as
+        // transformers has it: SD 2.x pads with what its map says, and its configuration says another.
+        let lists = config.as_ref().is_some_and(|c| c.get("added_tokens_decoder").is_some());
+        let order = if lists { [&map, &config] } else { [&config, &map] };
+        order.into_iter().flatten().for_each(|config| special.hear(config));
         if let Some(added) = read_json(&folder.join("added_tokens.json"))? {
             special.add_extra(&added);
         }
@@ -687,12 +689,20 @@ mod tests {
             ("vocab.json", VOCAB),
             ("merges.txt", "a b</w>\n"),
             ("special_tokens_map.json", r#"{"pad_token": "a", "unk_token": "b</w>"}"#),
-            ("tokenizer_config.json", r#"{"pad_token": {"content": "ab</w>"}}"#),
+            (
+                "tokenizer_config.json",
+                r#"{"pad_token": {"content": "ab</w>"}, "added_tokens_decoder": {}}"#,
+            ),
             ("added_tokens.json", r#"{"<Cat>": 5}"#),
         ]);
         let tokenizer = Tokenizer::open(folder.path()).unwrap();
         assert_eq!((tokenizer.pad(), tokenizer.vocabulary()), (2, 6));
         assert_eq!(tokenizer.encode("ab<CAT>?ab"), [2, 5, 1, 2]);
+
+        // Without that list the map has the last word.
+        let config = r#"{"pad_token": {"content": "ab</w>"}}"#;
+        fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
+        assert_eq!(Tokenizer::open(folder.path()).unwrap().pad(), 0);
     }
 
     #[test]
