@@ -246,12 +246,11 @@ impl Loaded {
             }
             None => (None, checkpoint.vae),
         };
-        let tokenizer = match &checkpoint.tokenizer {
-            Some(folder) => Tokenizer::open(folder)?,
-            None => match checkpoint.architecture.text_encoder.padding {
-                Some(byte) => Tokenizer::clip().padding_with(byte),
-                None => Tokenizer::clip(),
-            },
+        let padding = checkpoint.architecture.text_encoder.padding;
+        let tokenizer = match (&checkpoint.tokenizer, padding) {
+            (Some(folder), _) => Tokenizer::open(folder)?,
+            (None, Some(byte)) => Tokenizer::clip().padding_with(byte),
+            (None, None) => Tokenizer::clip(),
         };
         let mut modules = checkpoint.tensors.modules();
         modules.retain(|name, _| !name.starts_with("vae."));

@@ -337,10 +337,6 @@ const HIGHLIGHTS: &[(&str, &str)] = &[
 /// Says what safetensors files are that belong together: one file, or the shards of a component.
 fn inspect_tensors(path: &Path, files: Vec<TensorFile>) -> Result<ModelFile> {
     let mut answer = describe_tensors(path, &files)?;
-    if answer.kind == Kind::BaseModel && answer.usable && path.is_file() {
-        // Some say it in their numbers only.
-        answer.prediction = checkpoint::prediction(path).ok().map(str::to_owned);
-    }
     for file in &files {
         answer.size += file.size();
         answer.metadata.extend(file.metadata().clone());
@@ -349,6 +345,10 @@ fn inspect_tensors(path: &Path, files: Vec<TensorFile>) -> Result<ModelFile> {
             answer.parameters += info.elements() as u64;
             *answer.precisions.entry(info.dtype.name()).or_default() += 1;
         }
+    }
+    if answer.kind == Kind::BaseModel && answer.usable && path.is_file() {
+        // Some say it in their numbers only.
+        answer.prediction = checkpoint::prediction(path, files).ok().map(str::to_owned);
     }
     Ok(answer)
 }
@@ -801,18 +801,13 @@ fn inspect_folder(path: &Path) -> Result<ModelFile> {
     Ok(ModelFile::new(path, Kind::Folder, what).note("It is no model itself; name a file in it."))
 }
 
-/// Weight files of a component's folder.
-const PICKLES: &[&str] =
-    &["diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin", "pytorch_model.bin"];
-
 const MISSING: &str = "its weights are missing";
 
 /// The weights of a component in its folder: files, or the reason that there are none.
 fn component_weights(folder: &Path) -> Result<Vec<TensorFile>, &'static str> {
     let files = weights::files(folder).map_err(|_| "a part of its weights is missing")?;
-    let pickled = || PICKLES.iter().any(|name| folder.join(name).is_file());
     match files.as_slice() {
-        [] if pickled() => Err("its weights are a PyTorch pickle"),
+        [] if weights::are_pickled(folder) => Err("its weights are a PyTorch pickle"),
         [] => Err(MISSING),
         files => files
             .iter()
@@ -1112,7 +1107,8 @@ pub(crate) fn read_json(path: &Path) -> Result<(Vec<u8>, Map<String, Value>)> {
     read_json_up_to(path, MAX_CONFIG)
 }
 
-fn read_json_up_to(path: &Path, limit: u64) -> Result<(Vec<u8>, Map<String, Value>)> {
+/// The same for longer ones.
+pub(crate) fn read_json_up_to(path: &Path, limit: u64) -> Result<(Vec<u8>, Map<String, Value>)> {
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
     let json = serde_json::from_slice(&bytes).map_err(|error| Error::Damaged {

@@ -270,23 +270,23 @@ enum Form {
     Table(Buffer),
 }
 
-fn low_rank<T: Operand>(factors: &[Factors<'_>]) -> Option<LowRank<T>> {
-    (!factors.is_empty()).then(|| LowRank::new(factors))
-}
-
 /// Weights of two or four dimensions: of a layer, or a table.
+///
+/// * `round`: to what the precision can hold, where that is less than what is stored
 fn form<T: Stored>(
     (outputs, inputs, kernel): (usize, usize, usize),
     bias: Option<&[f32]>,
     role: Role,
     factors: &[Factors<'_>],
     rows: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
-    table: impl FnOnce(Values<T>) -> Buffer,
+    round: fn(&mut [f32]),
+    table: fn(Values<T>) -> Buffer,
 ) -> Result<Form> {
-    let low_rank = low_rank::<T>(factors);
+    let low_rank = (!factors.is_empty()).then(|| LowRank::<T>::new(factors));
     let rows = |first: usize, to: &mut [f32]| {
         rows(first, to)?;
         low_rank.iter().for_each(|change| change.add_to(first, to));
+        round(to);
         Ok::<_, Error>(())
     };
     if role == Role::Table {
@@ -341,19 +341,10 @@ impl Weights {
         } else {
             let size = (outputs, inputs, kernel);
             match precision {
-                Precision::F32 => form::<f32>(size, bias, role, factors, rows, Buffer::F32)?,
-                Precision::Bf16 => form::<bf16>(size, bias, role, factors, rows, Buffer::Bf16)?,
-                Precision::F16 => {
-                    let low_rank = low_rank::<f32>(factors);
-                    let rows = |first: usize, to: &mut [f32]| {
-                        rows(first, to)?;
-                        low_rank.iter().for_each(|change| change.add_to(first, to));
-                        round_to_f16(to);
-                        Ok(())
-                    };
-                    form::<f32>(size, bias, role, &[], rows, Buffer::F16)?
-                }
-            }
+                Precision::F32 => form(size, bias, role, factors, rows, |_| {}, Buffer::F32),
+                Precision::Bf16 => form(size, bias, role, factors, rows, |_| {}, Buffer::Bf16),
+                Precision::F16 => form(size, bias, role, factors, rows, round_to_f16, Buffer::F16),
+            }?
         };
         Ok(Weights(Arc::new(Stock { form, undoubled: OnceLock::new(), outputs, inputs, kernel })))
     }

@@ -1,7 +1,7 @@
-//! Plain matrix products of f32, for operands that are multiplied once: adapter factors, and attention
-//! where there are no tiles. By the gemm crate. Layers are in [`product`](crate::product).
+//! Plain matrix products of f32, for operands that are multiplied once: the halves of a LoHa, the
+//! cores of Tucker forms, and attention where there are no tiles. By the gemm crate. Layers are in [`product`](crate::product).
 
-/// Adds `scale · a · b` to `sum`: the weight change of a low-rank pair, on one thread.
+/// Adds `scale · a · b` to `sum`, on one thread.
 ///
 /// * `a`: `(m, k)`, `b`: `(k, n)`, `sum`: `(m, n)`, all row after row
 ///

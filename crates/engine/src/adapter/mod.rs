@@ -558,7 +558,7 @@ impl Adapter {
 
     /// Adds this adapter's change of one module to `delta`.
     ///
-    /// * `fit`: this adapter's, for the base model that `base` is from
+    /// * `fit`: this adapter's, for the base model of the module
     /// * `shape`: that of the base model's weight, `(out, in)` or `(out, in, kh, kw)`
     /// * `weight`: how much of the adapter is applied; may be negative
     /// * `delta`: the sum so far; nothing is added for a module that the adapter does not change

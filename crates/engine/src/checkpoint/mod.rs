@@ -48,12 +48,14 @@ pub fn native_size(path: &Path) -> Result<u32> {
     Ok((checkpoint.architecture.native_size)(checkpoint.prediction))
 }
 
-/// What a base model predicts, in diffusers' words.
+/// What a base model in single files predicts, in diffusers' words.
 ///
 /// # Errors
-/// As [`native_size`].
-pub(crate) fn prediction(path: &Path) -> Result<&'static str> {
-    Ok(match Checkpoint::open(path)?.prediction {
+/// Fails if the files cannot be read.
+pub(crate) fn prediction(path: &Path, files: Vec<TensorFile>) -> Result<&'static str> {
+    let mut tensors = Tensors::new(path);
+    tensors.add(files, |names| keys::single_file(names));
+    Ok(match predicted(&tensors)? {
         Prediction::Epsilon => "epsilon",
         Prediction::V => "v_prediction",
     })
@@ -493,11 +495,9 @@ fn weights_in(model: &Path, folder: &Path, what: &str) -> Result<Vec<TensorFile>
     if !files.is_empty() {
         return files.iter().map(|file| TensorFile::open(file)).collect();
     }
-    let pickles = ["diffusion_pytorch_model.bin", "pytorch_model.bin"];
-    let pickled = pickles.iter().any(|file| folder.join(file).is_file());
     Err(Error::Incomplete {
         path: model.to_owned(),
-        missing: match pickled {
+        missing: match weights::are_pickled(folder) {
             true => format!("its {what} is stored as a PyTorch pickle only"),
             false => format!("its {what} has no weights in `{}`", folder.display()),
         },

@@ -6,20 +6,22 @@
 
 use std::{
     collections::BTreeSet,
-    io::Read,
     path::{Path, PathBuf},
 };
 
-use fs_err as fs;
 use serde_json::Value;
 
-use crate::{Error, Result};
+use crate::{Error, Result, inspect};
 
 /// What the files of UNets and VAEs, and those of text encoders, are called.
-pub(crate) const STEMS: &[&str] = &["diffusion_pytorch_model", "model"];
+const STEMS: &[&str] = &["diffusion_pytorch_model", "model"];
 
 /// The plain files first: others are the same in half precision, or from before the end of training.
 const VARIANTS: &[&str] = &["", "fp16", "bf16", "non_ema"];
+
+/// The same as pickles, which are not read.
+const PICKLES: &[&str] =
+    &["diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin", "pytorch_model.bin"];
 
 /// An index of a hundred thousand tensors.
 const MAX_INDEX: u64 = 16 << 20;
@@ -50,14 +52,16 @@ pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(Vec::new())
 }
 
+/// Whether there are weights in `folder` as a pickle.
+pub(crate) fn are_pickled(folder: &Path) -> bool {
+    PICKLES.iter().any(|name| folder.join(name).is_file())
+}
+
 /// The files that an index names.
 fn listed(index: &Path) -> Result<Vec<PathBuf>> {
     let damaged = |problem: String| Error::Damaged { path: index.to_owned(), problem };
-    let mut text = String::new();
-    fs::File::open(index)?.take(MAX_INDEX).read_to_string(&mut text)?;
-    let value: Value = serde_json::from_str(&text)
-        .map_err(|error| damaged(format!("it is not valid JSON ({error})")))?;
-    let map = value.get("weight_map").and_then(Value::as_object);
+    let (_, index_json) = inspect::read_json_up_to(index, MAX_INDEX)?;
+    let map = index_json.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| damaged("it has no `weight_map`".into()))?;
     let mut names = BTreeSet::new();
     for name in map.values() {
@@ -82,6 +86,8 @@ fn listed(index: &Path) -> Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
+    use fs_err as fs;
+
     use super::*;
 
     #[test]

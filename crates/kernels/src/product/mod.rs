@@ -335,8 +335,9 @@ pub(crate) fn multiplies_rightly(isa: Isa) -> bool {
         .flat_map(|x| w.chunks(inputs).map(|w| x.iter().zip(w).map(|(x, w)| x * w).sum()))
         .collect();
     let narrow: Vec<bf16> = x.iter().map(|&x| Number::from_f32(x)).collect();
-    let f32s = Packed::of(isa, &w, outputs, inputs, 1, None, Sampling::Same);
-    let bf16s = Packed::of(isa, &w, outputs, inputs, 1, None, Sampling::Same);
+    let rows = || pack::rows_of(&w, inputs);
+    let Ok(f32s) = Packed::for_isa(isa, outputs, inputs, 1, None, Sampling::Same, rows());
+    let Ok(bf16s) = Packed::for_isa(isa, outputs, inputs, 1, None, Sampling::Same, rows());
     let rounded: Vec<bf16> = exact.iter().map(|&x| Number::from_f32(x)).collect();
     linear_with::<f32>(isa, &x, &f32s, &Extras::none()) == exact
         && linear_with::<bf16>(isa, &narrow, &bf16s, &Extras::none()) == rounded

@@ -75,26 +75,9 @@ impl<T: Number> Packed<T> {
         bias: Option<&[f32]>,
         sampling: Sampling,
     ) -> Packed<T> {
-        Packed::of(Isa::current(), w, outputs, inputs, taps, bias, sampling)
-    }
-
-    /// [`new`](Packed::new) as one rung likes it best. Any rung can multiply with it.
-    pub(super) fn of(
-        isa: Isa,
-        w: &[f32],
-        outputs: usize,
-        inputs: usize,
-        taps: usize,
-        bias: Option<&[f32]>,
-        sampling: Sampling,
-    ) -> Packed<T> {
-        let width = inputs * taps;
-        assert_eq!(w.len(), outputs * width, "a weight for every input of every output");
-        let rows = |first: usize, to: &mut [f32]| {
-            to.copy_from_slice(&w[first * width..][..to.len()]);
-            Ok::<_, Infallible>(())
-        };
-        let Ok(packed) = Packed::for_isa(isa, outputs, inputs, taps, bias, sampling, rows);
+        assert_eq!(w.len(), outputs * inputs * taps, "a weight for every input of every output");
+        let rows = rows_of(w, inputs * taps);
+        let Ok(packed) = Packed::from_rows(outputs, inputs, taps, bias, sampling, rows);
         packed
     }
 
@@ -302,6 +285,17 @@ impl<T: Number> Packed<T> {
         let at = (phase * panels + panel) * padded + begin;
         // SAFETY: inside the allocation by the assertion.
         unsafe { self.values.as_ptr().add(at * self.taps * PANEL) }
+    }
+}
+
+/// What gives the rows of a weight that is in memory.
+pub(super) fn rows_of(
+    w: &[f32],
+    width: usize,
+) -> impl Fn(usize, &mut [f32]) -> Result<(), Infallible> + Sync {
+    move |first, to| {
+        to.copy_from_slice(&w[first * width..][..to.len()]);
+        Ok(())
     }
 }
 
