@@ -6,7 +6,7 @@
 
 use std::{io::Write, ops::ControlFlow};
 
-use engine::{DeviceId, Engine, Phase, Precision, Progress, Request, Rng, sample};
+use engine::{DeviceId, Engine, Phase, Precision, Progress, Request, Rng, Sizes, sample};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         prompt: "a fox on a light blue background".into(),
         negative_prompt: String::new(),
         clip_skip: 1,
+        sizes: Sizes::default(),
         width: 128,
         height: 128,
         sampler: sampler("euler").ok_or("no such sampler")?,

@@ -10,8 +10,8 @@ use candle_core::{Device, Tensor};
 use kernels::{conv::Size, memory};
 
 use crate::{
-    Conditioning, DeviceId, Error, Image, Output, PatchReport, Phase, Precision, Progress, Request,
-    Result, Watch,
+    Conditioning, DeviceId, Error, Image, Output, PatchReport, Phase, Pooled, Precision, Progress,
+    Request, Result, Watch,
     adapter::patch::{Adapters, Coat, PatchedWeights, Tally},
     architecture::Modules,
     checkpoint::{Checkpoint, Tensors, VaeConfig, open_vae},
@@ -53,8 +53,9 @@ struct Loaded {
     /// The VAE that was chosen instead of the base model's own.
     vae: Option<Tensors>,
     vae_config: VaeConfig,
-    tokenizer: Tokenizer,
-    /// Every module of UNet and text encoder: what adapters can change.
+    /// One for each text encoder.
+    tokenizers: Vec<Tokenizer>,
+    /// Every module of UNet and text encoders: what adapters can change.
     modules: Modules,
     weights: PatchedWeights,
     /// VAE weights. They have no adapters, and may be in another precision than the rest.
@@ -91,13 +92,16 @@ impl Words {
     }
 }
 
-/// Where the names of the text encoder's modules begin.
-const TEXT_ENCODER: &str = "text_encoder.";
+/// How the names of the text encoders' modules begin.
+const TEXT_ENCODER: &str = "text_encoder";
+
+/// The layer of SDXL's UNet that reads the pooled prompt.
+const ADD_EMBEDDING: &str = "unet.add_embedding.linear_1";
 
 #[derive(Debug)]
 struct Networks {
-    /// Only until the prompts are encoded, unless an adapter acts on it.
-    clip: Option<Clip>,
+    /// Only until the prompts are encoded, unless an adapter acts on one.
+    clips: Option<Vec<Clip>>,
     unet: UNet,
     decoder: Decoder,
     /// Only where a picture was to be encoded.
@@ -184,7 +188,8 @@ impl Engine {
         let latents = sampler.first_latents(noise.first(), init.as_ref(), sigmas[0])?;
 
         let guided = Guided::new(networks, loaded, &conditioning, request)?;
-        let mut denoiser = Watched::new(guided, watch, sampler, sigmas)?;
+        let colors = loaded.checkpoint.architecture.colors;
+        let mut denoiser = Watched::new(guided, colors, watch, sampler, sigmas)?;
         let latents = (sampler.run)(&mut denoiser, latents, sigmas, &mut noise)?;
         // Makes room for the decoder's maps. What is given up costs the next picture a twentieth of a step.
         networks.unet.rest();
@@ -246,12 +251,15 @@ impl Loaded {
             }
             None => (None, checkpoint.vae),
         };
-        let padding = checkpoint.architecture.text_encoder.padding;
-        let tokenizer = match (&checkpoint.tokenizer, padding) {
-            (Some(folder), _) => Tokenizer::open(folder)?,
-            (None, Some(byte)) => Tokenizer::clip().padding_with(byte),
-            (None, None) => Tokenizer::clip(),
-        };
+        let tokenizers = checkpoint
+            .text_encoders
+            .iter()
+            .map(|encoder| match (&encoder.tokenizer, encoder.padding) {
+                (Some(folder), _) => Tokenizer::open(folder),
+                (None, Some(byte)) => Ok(Tokenizer::clip().padding_with(byte)),
+                (None, None) => Ok(Tokenizer::clip()),
+            })
+            .collect::<Result<_>>()?;
         let mut modules = checkpoint.tensors.modules();
         modules.retain(|name, _| !name.starts_with("vae."));
         Ok(Loaded {
@@ -260,7 +268,7 @@ impl Loaded {
             checkpoint,
             vae,
             vae_config,
-            tokenizer,
+            tokenizers,
             modules,
             weights: PatchedWeights::default(),
             vae_weights: PatchedWeights::default(),
@@ -300,10 +308,10 @@ impl Loaded {
         let (plain, patched): (Vec<_>, Vec<_>) =
             outdated.into_iter().partition(|(_, recipe)| opened && recipe.is_empty());
         let vae = vae_modules(self.vae_tensors(), encoder);
-        let vae = self.vae_weights.outdated(vae.into_iter(), &[], precision);
+        let vae = self.vae_weights.outdated(vae.into_iter(), &[], self.vae_precision(precision));
 
         let changed = !(plain.is_empty() && patched.is_empty() && vae.is_empty());
-        let lacks = |n: &Networks| encoder && n.encoder.is_none() || !encoded && n.clip.is_none();
+        let lacks = |n: &Networks| encoder && n.encoder.is_none() || !encoded && n.clips.is_none();
         if changed || self.networks.as_ref().is_none_or(lacks) {
             // The networks share the layers: dropping them first lets the old weights go before the
             // new ones are made.
@@ -330,12 +338,20 @@ impl Loaded {
         self.vae.as_ref().unwrap_or(&self.checkpoint.tensors)
     }
 
-    fn build(&self, encoder: bool, text_encoder: bool) -> Result<Networks> {
-        let clip = if text_encoder { Some(self.clip()?) } else { None };
-        let context = match (&clip, &self.conditioning) {
-            (Some(clip), _) => clip.width(),
+    /// What the VAE works in. A picture is not worth decoding in f16 to find that it overflowed.
+    fn vae_precision(&self, precision: Precision) -> Precision {
+        match precision {
+            Precision::F16 if self.vae_config.overflows_f16 => Precision::F32,
+            precision => precision,
+        }
+    }
+
+    fn build(&self, encoder: bool, text_encoders: bool) -> Result<Networks> {
+        let clips = if text_encoders { Some(self.clips()?) } else { None };
+        let context = match (&clips, &self.conditioning) {
+            (Some(clips), _) => clips.iter().map(Clip::width).sum(),
             (None, Some((_, conditioning))) => conditioning.cond.dim(2)?,
-            (None, None) => unreachable!("without its text encoder a prompt was encoded before"),
+            (None, None) => unreachable!("without its text encoders a prompt was encoded before"),
         };
         let unet = UNet::new(&self.weights.layers().scope("unet"), context, self.checkpoint.unet)?;
         let vae = self.vae_weights.layers().scope("vae");
@@ -344,27 +360,33 @@ impl Loaded {
             true => Some(Encoder::new(&vae, self.vae_config.groups)?),
             false => None,
         };
-        Ok(Networks { clip, unet, decoder, encoder })
+        Ok(Networks { clips, unet, decoder, encoder })
     }
 
-    fn clip(&self) -> Result<Clip> {
-        let clip = Clip::new(&self.weights.layers().scope("text_encoder"), self.checkpoint.clip)?;
-        if clip.vocabulary() != self.tokenizer.vocabulary() {
-            return Err(Error::Incomplete {
+    fn clips(&self) -> Result<Vec<Clip>> {
+        let layers = self.weights.layers();
+        let encoders = self.checkpoint.text_encoders.iter().zip(&self.tokenizers);
+        let built = encoders.map(|(encoder, tokenizer)| {
+            let clip = Clip::new(&layers.scope(encoder.component.folder()), encoder.clip)?;
+            if clip.vocabulary() == tokenizer.vocabulary() {
+                return Ok(clip);
+            }
+            Err(Error::Incomplete {
                 path: self.path.clone(),
                 missing: format!(
-                    "its text encoder knows {} tokens, but the tokenizer {} has {}",
+                    "its {} knows {} tokens, but the tokenizer {} has {}",
+                    encoder.component.name(),
                     clip.vocabulary(),
-                    match &self.checkpoint.tokenizer {
+                    match &encoder.tokenizer {
                         Some(folder) => format!("in `{}`", folder.display()),
                         None => "of CLIP, which stands in where a model has none,".to_owned(),
                     },
-                    self.tokenizer.vocabulary(),
+                    tokenizer.vocabulary(),
                 ),
                 advice: "Use the model as a diffusers folder with its own tokenizer".into(),
-            });
-        }
-        Ok(clip)
+            })
+        });
+        built.collect()
     }
 
     fn decoder(&self, vae: &Scope<'_>) -> Result<Decoder> {
@@ -381,15 +403,15 @@ impl Loaded {
             return Ok(conditioning.clone());
         }
         let networks = self.networks.as_mut().expect("built by `patch`, which comes first");
-        let clip = networks.clip.take().expect("built where a prompt is new");
-        let conditioning = self.encode_prompts(&clip, request)?;
+        let clips = networks.clips.take().expect("built where a prompt is new");
+        let conditioning = self.encode_prompts(&clips, request)?;
         if words.stack.is_empty() {
-            // Its memory is of more use than the tenth of a second that the next prompt saves.
-            drop(clip);
+            // Their memory is of more use than the tenths of a second that the next prompt saves.
+            drop(clips);
             self.weights.forget(TEXT_ENCODER);
         } else if let Some(networks) = &mut self.networks {
             // An adapter's slider may move next, and must not wait for what the adapter does not change.
-            networks.clip = Some(clip);
+            networks.clips = Some(clips);
         }
         self.conditioning = Some((words, conditioning.clone()));
         Ok(conditioning)
@@ -402,23 +424,14 @@ impl Loaded {
     }
 
     /// Both prompts as encoded, each of its own length.
-    fn encode_prompts(&self, clip: &Clip, request: &Request) -> Result<Conditioning> {
-        let encode = |prompt: &str| -> Result<Tensor> {
-            let mut values = Vec::new();
-            for chunk in text::chunks(&self.tokenizer, prompt) {
-                let states = clip.encode(&chunk.ids, request.clip_skip, request.precision)?;
-                let mut states = states.values().into_owned();
-                text::emphasis::apply(&mut states, &chunk.weights);
-                values.extend(states);
-            }
-            let width = clip.width();
-            let tokens = values.len() / width;
-            Ok(Tensor::from_vec(values, (1, tokens, width), &Device::Cpu)?)
-        };
-        let conditioning = Conditioning {
-            cond: encode(&request.prompt)?,
-            uncond: encode(&request.negative_prompt)?,
-        };
+    fn encode_prompts(&self, clips: &[Clip], request: &Request) -> Result<Conditioning> {
+        let (cond, pooled) = self.encode_prompt(clips, &request.prompt, request)?;
+        let (mut uncond, mut other) = self.encode_prompt(clips, &request.negative_prompt, request)?;
+        if request.negative_prompt.is_empty() && self.checkpoint.zeroes_empty_negative {
+            (uncond, other) = (uncond.zeros_like()?, other.map(|it| it.zeros_like()).transpose()?);
+        }
+        let pooled = pooled.zip(other).map(|(cond, uncond)| Pooled { cond, uncond });
+        let conditioning = Conditioning { cond, uncond, pooled };
         if finite(&conditioning.cond)? && finite(&conditioning.uncond)? {
             return Ok(conditioning);
         }
@@ -426,6 +439,70 @@ impl Loaded {
             phase: "encoding the prompt",
             advice: "Lower the adapters' text encoder weights, or choose precision f32",
         })
+    }
+
+    /// One prompt: the channels of all text encoders side by side, and the pooled encoding of the first
+    /// chunk, if one of them gives it.
+    fn encode_prompt(
+        &self,
+        clips: &[Clip],
+        prompt: &str,
+        request: &Request,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let (mut encoded, mut pooled) = (Vec::new(), None);
+        for (clip, tokenizer) in clips.iter().zip(&self.tokenizers) {
+            let mut values = Vec::new();
+            for chunk in text::chunks(tokenizer, prompt) {
+                let end = chunk.ids.iter().position(|&id| id == tokenizer.end());
+                let end = end.expect("each chunk ends with an end token");
+                let made = clip.encode(&chunk.ids, end, request.clip_skip, request.precision)?;
+                let mut states = made.states.values().into_owned();
+                text::emphasis::apply(&mut states, &chunk.weights);
+                values.extend(states);
+                pooled = pooled.or(made.pooled);
+            }
+            let tokens = values.len() / clip.width();
+            encoded.push(Tensor::from_vec(values, (1, tokens, clip.width()), &Device::Cpu)?);
+        }
+        let pooled = pooled.map(|values| {
+            let width = values.len();
+            Tensor::from_vec(values, (1, width), &Device::Cpu)
+        });
+        Ok((Tensor::cat(&encoded, 2)?, pooled.transpose()?))
+    }
+
+    /// What the UNet is told beside the tokens: the pooled prompt (or negative prompt), and sizes, height
+    /// before width as in the reference code. Of the refiner a score stands in place of the last two.
+    fn pooled(
+        &self,
+        unet: &UNet,
+        conditioning: &Conditioning,
+        request: &Request,
+        positive: bool,
+    ) -> Result<Option<(Vec<f32>, Vec<f64>)>> {
+        let Some(pooled) = &conditioning.pooled else { return Ok(None) };
+        let pooled = if positive { &pooled.cond } else { &pooled.uncond };
+        let pooled = pooled.flatten_all()?.to_vec1::<f32>()?;
+        let (given, picture) = (request.sizes, (request.width, request.height));
+        let (original, target) = (given.original.unwrap_or(picture), given.target.unwrap_or(picture));
+        let score = if positive { given.aesthetic_score } else { given.negative_aesthetic_score };
+        let mut sizes = [original.1, original.0, given.crop.1, given.crop.0].map(f64::from).to_vec();
+        match unet.sizes(pooled.len()) {
+            Some(6) => sizes.extend([target.1, target.0].map(f64::from)),
+            Some(5) => sizes.push(score),
+            _ => {
+                return Err(Error::WrongShape {
+                    path: self.path.clone(),
+                    tensor: "unet.add_embedding.linear_1.weight".into(),
+                    found: self.modules.get(ADD_EMBEDDING).cloned().unwrap_or_default(),
+                    expected: format!(
+                        "inputs for a pooled prompt of {} numbers and 5 or 6 sizes",
+                        pooled.len()
+                    ),
+                });
+            }
+        }
+        Ok(Some((pooled, sizes)))
     }
 
     /// The first picture of img2img in the model's latent space: the mean of the VAE's posterior.
@@ -452,7 +529,7 @@ impl Loaded {
             let latents = Tensor::from_slice(mean, (1, 4, height, width), &Device::Cpu)?;
             Ok(Some((latents * self.vae_config.scaling_factor)?))
         };
-        if let Some(latents) = encode(encoder, request.precision)? {
+        if let Some(latents) = encode(encoder, self.vae_precision(request.precision))? {
             return Ok(Some(latents));
         }
         // Half precision overflowed.
@@ -472,6 +549,7 @@ impl Loaded {
         precision: Precision,
         warnings: &mut Vec<String>,
     ) -> Result<Image> {
+        let precision = self.vae_precision(precision);
         if let Some(image) = self.decode_with(&networks.decoder, latents, precision)? {
             return Ok(image);
         }
@@ -566,19 +644,24 @@ impl<'a> Guided<'a> {
         request: &Request,
     ) -> Result<Guided<'a>> {
         let guidance_scale = Some(request.guidance_scale).filter(|&scale| scale != 1.0);
-        let (batch, context) = match guidance_scale {
-            None => (1, conditioning.cond.clone()),
+        let unet = &networks.unet;
+        let cond = loaded.pooled(unet, conditioning, request, true)?;
+        let (pooled, context) = match guidance_scale {
+            None => (vec![cond], conditioning.cond.clone()),
             Some(_) => {
-                let (cond, uncond) = text::same_length(&conditioning.cond, &conditioning.uncond)?;
-                (2, Tensor::cat(&[uncond, cond], 0)?)
+                let (cond_tokens, uncond_tokens) =
+                    text::same_length(&conditioning.cond, &conditioning.uncond)?;
+                let uncond = loaded.pooled(unet, conditioning, request, false)?;
+                (vec![uncond, cond], Tensor::cat(&[uncond_tokens, cond_tokens], 0)?)
             }
         };
-        let width = context.dim(2)?;
+        let (batch, _, width) = context.dims3()?;
         let values = context.flatten_all()?.to_vec1::<f32>()?;
         let prompts = Tokens::new(values, batch, width, request.precision);
+        let pooled: Vec<_> = pooled.into_iter().flatten().collect();
         Ok(Guided {
-            unet: &networks.unet,
-            prompts: networks.unet.read(&prompts),
+            unet,
+            prompts: unet.read(&prompts, &pooled),
             prediction: request.prediction.unwrap_or(loaded.checkpoint.prediction),
             training: &loaded.checkpoint.training,
             guidance_scale,

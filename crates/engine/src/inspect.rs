@@ -695,7 +695,7 @@ fn family_of_embedding(tensors: &BTreeMap<String, (usize, usize)>) -> Option<Fam
         (true, _, true) => "SDXL",
         (true, ..) => "SD 1.x",
         (_, true, _) => "SD 2.x",
-        (_, _, true) => "the SDXL refiner",
+        (_, _, true) => "SDXL refiner",
         _ => return None,
     };
     let widths: BTreeSet<usize> = tensors.values().map(|row| row.1).collect();

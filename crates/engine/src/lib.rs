@@ -7,7 +7,7 @@
 //! 3. `model` builds text encoder, UNet and VAE of the patched layers, in terms of `ops`
 //! 4. [`text`] cuts the prompts into chunks, which the text encoder encodes
 //! 5. [`noise`] and [`sample`] walk from noise to latents, calling the UNet
-//! 6. the VAE decodes them; [`preview`](preview()) shows them on the way without it
+//! 6. the VAE decodes them; [`Estimate`] shows them on the way without it
 //!
 //! [`inspect`](inspect()) says what a file is, from its header alone.
 //!
@@ -37,8 +37,8 @@ pub use device::{DeviceId, DeviceInfo, devices};
 pub use engine::Engine;
 pub use error::{Error, Result};
 pub use inspect::{ModelFile, inspect};
-pub use preview::preview;
+pub use preview::Estimate;
 pub use request::{
-    AdapterUse, Conditioning, Image, InitImage, MAX_SIDE, Output, Phase, Precision, Progress,
-    Request, Rng, Watch,
+    AdapterUse, Conditioning, Image, InitImage, MAX_SIDE, Output, Phase, Pooled, Precision, Progress,
+    Request, Rng, Sizes, Watch,
 };

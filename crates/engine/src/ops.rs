@@ -215,6 +215,15 @@ impl Tokens {
         Map { size, data: self.data }
     }
 
+    /// How the numbers are stored.
+    pub(crate) fn precision(&self) -> Precision {
+        match &*self.data {
+            Buffer::F32(_) => Precision::F32,
+            Buffer::Bf16(_) => Precision::Bf16,
+            Buffer::F16(_) => Precision::F16,
+        }
+    }
+
     /// The values in `(B, T, C)` order.
     pub(crate) fn values(&self) -> Cow<'_, [f32]> {
         self.data.widen()
@@ -465,6 +474,12 @@ pub(crate) fn linear_then(layer: &Linear, activation: Activation, x: &Tokens) ->
         return Tokens { channels: n, data, ..h };
     }
     linear_with(layer, x, Some(activation), None)
+}
+
+/// `x · sigmoid(x)`, for the few numbers of an embedding.
+pub(crate) fn silu(x: &Tokens) -> Tokens {
+    let values = x.values().iter().map(|x| x / (1.0 + libm::expf(-x))).collect();
+    Tokens::new(values, x.batch, x.channels, x.precision())
 }
 
 /// A linear layer, plus `residual`.

@@ -4,22 +4,58 @@ use candle_core::Tensor;
 
 use crate::{Error, Image, Result};
 
-/// Red, green and blue of each latent channel of SD 1.x, -1 to 1: a linear fit of the VAE's decoder,
-/// the factors that ComfyUI uses.
-const FACTORS: [[f32; 3]; 4] = [
-    [0.3512, 0.2297, 0.3227],
-    [0.3250, 0.4974, 0.2350],
-    [-0.2829, 0.1762, 0.2721],
-    [-0.2120, -0.2616, -0.7177],
-];
+/// What latents look like: a linear fit of a VAE's decoder.
+#[derive(Debug)]
+pub struct Colors {
+    /// Red, green and blue of each latent channel, -1 to 1.
+    factors: [[f32; 3]; 4],
+    /// What is added to each color.
+    bias: [f32; 3],
+}
 
-/// A small picture of latents `(1, 4, h, w)`, one pixel for each place: `h × w`.
-///
-/// # Errors
-/// Fails if the latents have another shape.
-pub fn preview(latents: &Tensor) -> Result<Image> {
+/// SD 1.x and 2.x: the factors that ComfyUI uses.
+pub(crate) static SD: Colors = Colors {
+    factors: [
+        [0.3512, 0.2297, 0.3227],
+        [0.3250, 0.4974, 0.2350],
+        [-0.2829, 0.1762, 0.2721],
+        [-0.2120, -0.2616, -0.7177],
+    ],
+    bias: [0.0; 3],
+};
+
+/// SDXL: the factors that ComfyUI uses.
+pub(crate) static SDXL: Colors = Colors {
+    factors: [
+        [0.3651, 0.4232, 0.4341],
+        [-0.2533, -0.0042, 0.1068],
+        [0.1076, 0.1111, -0.0362],
+        [-0.3165, -0.2492, -0.2188],
+    ],
+    bias: [0.1084, -0.0175, -0.0011],
+};
+
+/// What the clean latents will be, as far as a step can tell.
+#[derive(Debug, Clone, Copy)]
+pub struct Estimate<'a> {
+    /// `(1, 4, h, w)`, of unit variance.
+    pub latents: &'a Tensor,
+    pub(crate) colors: &'static Colors,
+}
+
+impl Estimate<'_> {
+    /// A small picture, one pixel for each place of the latents: `h × w`.
+    ///
+    /// # Errors
+    /// Fails if the latents have another shape.
+    pub fn preview(&self) -> Result<Image> {
+        preview(self.latents, self.colors)
+    }
+}
+
+fn preview(latents: &Tensor, colors: &Colors) -> Result<Image> {
     let (_, channels, height, width) = latents.dims4()?;
-    if channels != FACTORS.len() {
+    if channels != colors.factors.len() {
         return Err(Error::InvalidRequest {
             field: "latents",
             found: format!("of {channels} channels"),
@@ -29,8 +65,8 @@ pub fn preview(latents: &Tensor) -> Result<Image> {
     let planes = latents.flatten_all()?.to_vec1::<f32>()?;
     let pixels = (0..height * width)
         .flat_map(|pixel| {
-            let mut color = [0.0f32; 3];
-            for (channel, factors) in FACTORS.iter().enumerate() {
+            let mut color = colors.bias;
+            for (channel, factors) in colors.factors.iter().enumerate() {
                 let value = planes[channel * height * width + pixel];
                 for (color, factor) in color.iter_mut().zip(factors) {
                     *color += value * factor;

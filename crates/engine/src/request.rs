@@ -6,6 +6,7 @@ use candle_core::Tensor;
 
 use crate::{
     Error, PatchReport, Result,
+    preview::Estimate,
     sample::{Sampler, denoiser::Prediction, schedule::Schedule},
 };
 
@@ -27,8 +28,11 @@ pub struct Request {
     pub prompt: String,
     /// The text of what to avoid; without effect at guidance 1.
     pub negative_prompt: String,
-    /// 1 takes the text encoder's last layer, 2 the last but one, and so on.
+    /// 1 takes the text encoder's last layer, 2 the last but one, and so on. SDXL was trained on the last
+    /// but one, and takes that for 1 too.
     pub clip_skip: u32,
+    /// What SDXL is told of the picture's size.
+    pub sizes: Sizes,
     /// Pixels, a multiple of 8.
     pub width: u32,
     /// Pixels, a multiple of 8.
@@ -51,6 +55,36 @@ pub struct Request {
     pub precision: Precision,
     /// Start from a picture instead of from noise alone.
     pub init: Option<InitImage>,
+}
+
+/// What SDXL is told of the sizes of pictures (Podell et al., 2023, section 2.2), and its refiner of
+/// their beauty. Other families take no notice of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sizes {
+    /// Width and height that the training picture had before it was scaled; the picture's own if
+    /// nothing is said. Small ones make it look enlarged.
+    pub original: Option<(u32, u32)>,
+    /// How many pixels were cut off at the left and at the top.
+    pub crop: (u32, u32),
+    /// Width and height that it was scaled to; the picture's own if nothing is said.
+    pub target: Option<(u32, u32)>,
+    /// The refiner's score for the prompt, 1 to 10.
+    pub aesthetic_score: f64,
+    /// The refiner's score for the negative prompt.
+    pub negative_aesthetic_score: f64,
+}
+
+impl Default for Sizes {
+    /// The picture as it is, with the scores of the reference code.
+    fn default() -> Sizes {
+        Sizes {
+            original: None,
+            crop: (0, 0),
+            target: None,
+            aesthetic_score: 6.0,
+            negative_aesthetic_score: 2.5,
+        }
+    }
 }
 
 /// One adapter of the stack.
@@ -147,8 +181,8 @@ pub struct Progress<'a> {
     /// Sampler steps begun so far (some samplers call the UNet twice a step); 0 in other phases.
     pub step: usize,
     /// The estimate of the clean latents `(1, 4, h, w)` after a UNet call;
-    /// [`preview`](crate::preview) makes a small picture of it.
-    pub denoised: Option<&'a Tensor>,
+    /// [`preview`](Estimate::preview) makes a small picture of it.
+    pub denoised: Option<Estimate<'a>>,
 }
 
 /// Called after every unit of work. `Break` ends the generation with [`Error::Cancelled`].
@@ -172,9 +206,20 @@ pub struct Output {
 /// The prompts as encoded, before their lengths are brought together.
 #[derive(Debug, Clone)]
 pub struct Conditioning {
-    /// `(1, 77 n, width)`.
+    /// `(1, 77 n, width)`; of several text encoders the widths together.
     pub cond: Tensor,
     /// `(1, 77 m, width)`.
+    pub uncond: Tensor,
+    /// SDXL's pooled encodings of both prompts, each `(1, width)`.
+    pub pooled: Option<Pooled>,
+}
+
+/// One vector for each prompt, which SDXL takes beside the encoded tokens.
+#[derive(Debug, Clone)]
+pub struct Pooled {
+    /// Of the prompt, `(1, width)`.
+    pub cond: Tensor,
+    /// Of the negative prompt, `(1, width)`.
     pub uncond: Tensor,
 }
 
@@ -207,6 +252,12 @@ impl Request {
         }
         if self.seed >= 1 << 53 {
             return invalid("seed", self.seed.to_string(), "it must be below 2^53");
+        }
+        let Sizes { aesthetic_score, negative_aesthetic_score, .. } = self.sizes;
+        for score in [aesthetic_score, negative_aesthetic_score] {
+            if !score.is_finite() {
+                return invalid("the aesthetic score", score.to_string(), "it must be a number");
+            }
         }
         for adapter in &self.adapters {
             for weight in [adapter.unet_weight, adapter.text_encoder_weight] {

@@ -5,8 +5,8 @@
 //! `make.py` in that folder has the same formula, and what the references make of the models.
 //!
 //! - `tiny`: everything that a configuration can say differs from SD 1.x, and all is small.
-//! - `sd15`, `sd21`: the structures of SD 1.5 and SD 2.1, narrow; also available as single files of the
-//!   original naming.
+//! - `sd15`, `sd21`, `sdxl`, `refiner`: the structures of SD 1.5, SD 2.1, SDXL and its refiner, narrow;
+//!   also available as single files of the original naming.
 //!
 //! Nothing here is part of the program. A file that cannot be read or written is a panic with its
 //! name: tests have no use for an error.
@@ -20,7 +20,7 @@ use std::{
 use candle_core::{DType, Device, Tensor, safetensors};
 
 use crate::{
-    AdapterUse, Engine, Output, Precision, Request, Result, Rng,
+    AdapterUse, Engine, Output, Precision, Request, Result, Rng, Sizes,
     sample::{
         SAMPLERS, Sampler,
         schedule::{SCHEDULES, Schedule},
@@ -58,6 +58,7 @@ pub fn request(checkpoint: &Path) -> Request {
         prompt: "a fox".to_owned(),
         negative_prompt: String::new(),
         clip_skip: 1,
+        sizes: Sizes::default(),
         width: 48,
         height: 64,
         sampler: sampler("dpmpp_2m"),
@@ -210,20 +211,35 @@ pub fn write_folder(model: &str, folder: &Path) {
     }
     for (part, tensors) in parts {
         let file = match part {
-            "text_encoder" => "model.safetensors",
+            "text_encoder" | "text_encoder_2" => "model.safetensors",
             _ => "diffusion_pytorch_model.safetensors",
         };
         write(&tensors, &folder.join(part).join(file));
     }
 }
 
-/// Writes `sd15` or `sd21` as a single file of the original naming.
+/// Writes a model as a single file of the original naming; all but `tiny`.
 ///
 /// The maps in `tests/fixtures/keymaps` name the tensors as two columns, original and Diffusers; the
-/// attention of the VAE is stored as 1 × 1 convolutions there. OpenCLIP's text encoder has a last layer
-/// that is not used, and query, key and value in one.
+/// attention of the VAE is stored as 1 × 1 convolutions there. OpenCLIP's text encoder has query, key and
+/// value in one, its projection with rows and columns exchanged, and in SD 2.x a last layer that is not
+/// used.
 pub fn write_single_file(model: &str, file: &Path) {
-    let unet = if model == "sd15" { "unet_sd1.tsv" } else { "unet_sd2.tsv" };
+    let (unet, clip, open_clip) = match model {
+        "sd15" => ("unet_sd1.tsv", Some("cond_stage_model.transformer"), None),
+        "sd21" => ("unet_sd2.tsv", None, Some(("text_encoder", "cond_stage_model.model"))),
+        "sdxl" => (
+            "unet_sdxl.tsv",
+            Some("conditioner.embedders.0.transformer"),
+            Some(("text_encoder_2", "conditioner.embedders.1.model")),
+        ),
+        "refiner" => (
+            "unet_sdxl_refiner.tsv",
+            None,
+            Some(("text_encoder_2", "conditioner.embedders.0.model")),
+        ),
+        _ => panic!("no single file of `{model}`"),
+    };
     let mut names = HashMap::new();
     for (map, part, prefix) in
         [(unet, "unet", "model.diffusion_model"), ("vae_kl_f8.tsv", "vae", "first_stage_model")]
@@ -239,16 +255,19 @@ pub fn write_single_file(model: &str, file: &Path) {
     }
     let mut renamed = HashMap::new();
     let tensors = tensors(model);
-    if model != "sd15" {
-        open_clip(&tensors, &mut renamed);
+    if let Some((from, to)) = open_clip {
+        write_open_clip(&tensors, (from, to), model == "sd21", &mut renamed);
+    }
+    if model == "sd21" {
         // Nothing in the numbers of these weights says what they predict.
         renamed.insert("v_pred".to_owned(), tensor([1.0].into_iter(), &[1]));
     }
     for (name, mut tensor) in tensors {
-        let original = match name.strip_prefix("text_encoder.") {
-            Some(_) if model != "sd15" => continue,
-            Some(rest) => format!("cond_stage_model.transformer.{rest}"),
-            None => names[&name].clone(),
+        let original = match (names.get(&name), name.strip_prefix("text_encoder."), clip) {
+            (Some(original), ..) => original.clone(),
+            (None, Some(rest), Some(clip)) => format!("{clip}.{rest}"),
+            // Written above.
+            _ => continue,
         };
         if original.contains(".mid.attn_1.") && tensor.rank() == 2 {
             tensor = tensor.unsqueeze(2).and_then(|t| t.unsqueeze(3)).expect("two more sizes");
@@ -258,20 +277,30 @@ pub fn write_single_file(model: &str, file: &Path) {
     write(&renamed, file);
 }
 
-/// The text encoder of a model with OpenCLIP's names.
-fn open_clip(tensors: &BTreeMap<String, Tensor>, renamed: &mut HashMap<String, Tensor>) {
-    let of = |name: &str| tensors[&format!("text_encoder.text_model.{name}")].clone();
+/// A text encoder of a model with OpenCLIP's names. `spare`: with one layer more, of which nothing may
+/// depend.
+fn write_open_clip(
+    tensors: &BTreeMap<String, Tensor>,
+    (from, to): (&str, &str),
+    spare: bool,
+    renamed: &mut HashMap<String, Tensor>,
+) {
+    let of = |name: &str| tensors[&format!("{from}.text_model.{name}")].clone();
     let mut insert = |name: &str, tensor: Tensor| {
-        renamed.insert(format!("cond_stage_model.model.{name}"), tensor);
+        renamed.insert(format!("{to}.{name}"), tensor);
     };
+    if let Some(projection) = tensors.get(&format!("{from}.text_projection.weight")) {
+        let turned = projection.t().and_then(|turned| turned.contiguous());
+        insert("text_projection", turned.expect("a matrix"));
+    }
     insert("positional_embedding", of("embeddings.position_embedding.weight"));
     insert("token_embedding.weight", of("embeddings.token_embedding.weight"));
+    let first = |layer| format!("{from}.text_model.encoder.layers.{layer}.layer_norm1.weight");
     let layers =
-        (0..).take_while(|i| tensors.contains_key(&first_of_layer(*i))).last().unwrap_or_default();
+        (0..).take_while(|i| tensors.contains_key(&first(*i))).last().unwrap_or_default();
     for end in ["weight", "bias"] {
         insert(&format!("ln_final.{end}"), of(&format!("final_layer_norm.{end}")));
-        // One more, of which nothing may depend.
-        for layer in 0..layers + 2 {
+        for layer in 0..=layers + usize::from(spare) {
             let from = format!("encoder.layers.{}", layer.min(layers));
             let to = format!("transformer.resblocks.{layer}");
             let thirds: Vec<Tensor> = ["q", "k", "v"]
@@ -292,10 +321,6 @@ fn open_clip(tensors: &BTreeMap<String, Tensor>, renamed: &mut HashMap<String, T
     }
 }
 
-fn first_of_layer(layer: usize) -> String {
-    format!("text_encoder.text_model.encoder.layers.{layer}.layer_norm1.weight")
-}
-
 /// Writes an adapter for a model: LoRA of rank 4 and alpha 2 in kohya's naming, on the attention of
 /// UNet and text encoder. `name` decides on its numbers.
 pub fn write_adapter(model: &str, name: &str, file: &Path) {
@@ -310,7 +335,11 @@ pub fn write_adapter(model: &str, name: &str, file: &Path) {
         if !attention.iter().any(|layer| path.ends_with(&format!(".{layer}"))) {
             continue;
         }
-        let prefix = if part == "unet" { "lora_unet" } else { "lora_te" };
+        let prefix = match part {
+            "unet" => "lora_unet",
+            "text_encoder_2" => "lora_te2",
+            _ => "lora_te",
+        };
         let key = format!("{prefix}_{}", path.replace('.', "_"));
         let (outputs, inputs) = tensor.dims2().expect("attention is linear");
         let down = fill(&format!("{name}.{module}.down"), &[4, inputs]);

@@ -15,7 +15,7 @@ use std::{collections::HashMap, path::PathBuf};
 
 use candle_core::Tensor;
 use engine::{
-    AdapterUse, DeviceId, Engine, Image, InitImage, Request,
+    AdapterUse, DeviceId, Engine, Image, InitImage, Request, Sizes,
     sample::{
         SAMPLERS, Sampler,
         schedule::{SCHEDULES, Schedule},
@@ -116,6 +116,34 @@ fn epsilon_prediction_agrees_on_the_structure_of_sd15() {
 #[test]
 fn velocities_agree_on_the_structure_of_sd21() {
     whole_pictures_agree("sd21");
+}
+
+#[test]
+fn two_text_encoders_and_sizes_agree_on_the_structure_of_sdxl() {
+    for model in ["sdxl", "refiner"] {
+        whole_pictures_agree(model);
+        let folder = tempfile::tempdir().unwrap();
+        write_folder(model, folder.path());
+        let request = Request {
+            prompt: String::new(),
+            negative_prompt: "a fox".into(),
+            sizes: Sizes {
+                original: Some((768, 512)),
+                crop: (8, 16),
+                target: Some((1152, 1024)),
+                aesthetic_score: 8.0,
+                negative_aesthetic_score: 3.0,
+            },
+            steps: 5,
+            sampler: sampler("euler"),
+            ..request(folder.path())
+        };
+        let output = generate(&mut engine(), &request).unwrap();
+        let golden = golden(&format!("networks/{model}.safetensors"));
+        let apart = apart(&output.latents, &golden["latents.told"]);
+        println!("{apart:.1e} {model}, told sizes");
+        assert!(apart < TOLERANCE, "{model}, told sizes: {apart:e}");
+    }
 }
 
 // --- the starter -----------------------------------------------------------------------------

@@ -267,7 +267,7 @@ impl Telling {
         if let Some(denoised) = progress.denoised
             && previews
             && due(self.preview, PREVIEW)
-            && let Ok(image) = engine::preview(denoised)
+            && let Ok(image) = denoised.preview()
         {
             self.preview = Some(Instant::now());
             self.revision = Some(desk.keep_preview(job, &image));

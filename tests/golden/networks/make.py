@@ -6,6 +6,8 @@ so that the same weights can also be written as a single file of the original na
 of ../../fixtures/keymaps, which name exactly these tensors); narrow.
 `sd21`: the same for SD 2.1: heads of 64 channels, linear layers around the transformers, OpenCLIP's
 activation and padding, velocities.
+`sdxl`, `refiner`: the same for SDXL and its refiner: two text encoders or the second alone, all depths
+of transformers, pooled prompts with sizes.
 
 Weights are not stored. Each value is a function of its tensor's name and its index (`fill`), made
 again by the tests; inputs too. Beside the configurations each folder has `tensors.json`, the names
@@ -13,12 +15,16 @@ and shapes per network. `<model>.safetensors` holds the networks' answers, all f
 
     text.ids                the chunk that was encoded (i64)
     text.last, text.skip2   its encoding, and that with clip skip 2, (1, 77, width)
-    unet.<t>.<tokens>       for latents (2, 4, 12, 10), timestep t, context (2, tokens, width)
+    text.states, text2.states, text2.pooled   SDXL's instead: of each encoder the last but one layer's
+    unet.<t>.<tokens>       for latents (2, 4, 12, 10), timestep t, context (2, tokens, width), and for
+                            SDXL "pooled" (2, width) with SIZES
     sinusoid.<t>            the timestep embedding before the first layer
     vae.moments             mean and logarithm of the variance, for a picture (1, 3, 48, 32)
     vae.picture             decoded from latents (1, 4, 3, 5)
     latents.<sampler>.<schedule>   the end of a whole generation: "a fox", 48 x 64 pixels, guidance 3,
                             seed 3; for tiny all pairs with 20 steps, for the others a few with 5
+    latents.told            the same with a negative prompt and the sizes TOLD (SDXL: without a negative
+                            prompt its conditioning is zero)
 
 Run: python make.py [MODEL ...]   (two minutes). Versions: see ../pictures/reference.py, which it uses.
 """
@@ -34,7 +40,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "pictures"))
@@ -86,16 +92,49 @@ MODELS["sd21"] = {
                      "pad_token_id": 0},
     "scheduler": {**MODELS["sd15"]["scheduler"], "prediction_type": "v_prediction"},
 }
+MODELS["sdxl"] = {
+    "unet": {**MODELS["sd15"]["unet"], "block_out_channels": [64, 64, 128],
+             "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2,
+             "up_block_types": ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"],
+             "attention_head_dim": [1, 1, 2], "use_linear_projection": True,
+             "transformer_layers_per_block": [1, 2, 10], "cross_attention_dim": 64 + 128,
+             "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+             "projection_class_embeddings_input_dim": 128 + 6 * 256},
+    "vae": {**MODELS["sd15"]["vae"], "scaling_factor": 0.13025, "force_upcast": True},
+    "text_encoder": {**MODELS["sd15"]["text_encoder"], "hidden_size": 64, "intermediate_size": 256,
+                     "num_hidden_layers": 3, "num_attention_heads": 1},
+    "text_encoder_2": {**MODELS["sd15"]["text_encoder"], "num_hidden_layers": 3, "hidden_act": "gelu",
+                       "pad_token_id": 0, "projection_dim": 128},
+    "scheduler": MODELS["sd15"]["scheduler"],
+}
+MODELS["refiner"] = {
+    "unet": {**MODELS["sdxl"]["unet"], "block_out_channels": [64, 64, 128, 128],
+             "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2 + ["DownBlock2D"],
+             "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"],
+             "attention_head_dim": [1, 1, 2, 2], "transformer_layers_per_block": 4,
+             "cross_attention_dim": 128, "projection_class_embeddings_input_dim": 128 + 5 * 256},
+    "vae": MODELS["sdxl"]["vae"],
+    "text_encoder_2": MODELS["sdxl"]["text_encoder_2"],
+    "scheduler": MODELS["sdxl"]["scheduler"],
+}
 COMPONENTS = {
     "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
-    "text_encoder": ["transformers", "CLIPTextModel"], "scheduler": ["diffusers", "DDIMScheduler"],
-    "safety_checker": [None, None],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "scheduler": ["diffusers", "DDIMScheduler"], "safety_checker": [None, None],
 }
 KIND = {
     "unet": {"_class_name": "UNet2DConditionModel"},
     "vae": {"_class_name": "AutoencoderKL"},
     "text_encoder": {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"},
+    "text_encoder_2": {"architectures": ["CLIPTextModelWithProjection"],
+                       "model_type": "clip_text_model"},
 }
+# Height, width, top, left, and the height and width aimed at, of the two images of a batch; the refiner
+# has a score in place of the last two.
+SIZES = [[100, 80, 5, 7, 64, 48], [64, 48, 0, 0, 1024, 1000]]
+SCORES = [[100, 80, 5, 7, 2.5], [64, 48, 0, 0, 6]]
+TOLD = [512, 768, 16, 8, 1024, 1152]
 MERGES = ["f o", "fo x</w>", "b l", "u e</w>", "bl ue</w>", "l i", "g h", "li gh", "ligh t</w>", "a n",
           "o n</w>", "b a"]
 PROMPT = "a fox"
@@ -146,27 +185,34 @@ def write_json(path, value):
 
 def write_folder(folder, model):
     """The folder without weights, and the names and shapes of these."""
-    config = {part: {**KIND[part], **model[part]} for part in KIND}
-    for part in ("unet", "vae", "text_encoder"):
-        write_json(folder / part / "config.json", config[part])
+    kinds = [part for part in KIND if part in model]
+    for part in kinds:
+        write_json(folder / part / "config.json", {**KIND[part], **model[part]})
     write_json(folder / "scheduler" / "scheduler_config.json", model["scheduler"])
-    components = dict(COMPONENTS)
-    if model["text_encoder"]["vocab_size"] < 49408:
+    components = {part: kind for part, kind in COMPONENTS.items()
+                  if part in model or part == "safety_checker"}
+    if model.get("text_encoder", {}).get("vocab_size", 49408) < 49408:
         write_tokenizer(folder / "tokenizer")
         components["tokenizer"] = ["transformers", "CLIPTokenizer"]
-    write_json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline", **components})
+    name = "StableDiffusionXLPipeline" if "text_encoder_2" in model else "StableDiffusionPipeline"
+    if "text_encoder" not in model:
+        components |= {"text_encoder": [None, None], "force_zeros_for_empty_prompt": False}
+    write_json(folder / "model_index.json", {"_class_name": name, **components})
 
-    parts = {
-        "unet": UNet2DConditionModel(**model["unet"]),
-        "vae": AutoencoderKL(**model["vae"]),
-        "text_encoder": CLIPTextModel(CLIPTextConfig(**model["text_encoder"])),
+    make = {
+        "unet": lambda config: UNet2DConditionModel(**config),
+        "vae": lambda config: AutoencoderKL(**config),
+        "text_encoder": lambda config: CLIPTextModel(CLIPTextConfig(**config)),
+        "text_encoder_2": lambda config: CLIPTextModelWithProjection(CLIPTextConfig(**config)),
     }
+    parts = {part: make[part](model[part]) for part in kinds}
     # One tensor a line: a listing that can be read and compared.
     lines = []
     for part, network in parts.items():
-        prefix = "text_model." if part == "text_encoder" else ""
+        prefix = "text_model." if part.startswith("text_encoder") else ""
         for name, tensor in sorted(network.state_dict().items()):
-            name = prefix + name.removeprefix(prefix)
+            if not name.startswith("text_projection."):
+                name = prefix + name.removeprefix(prefix)
             lines.append(f'"{part}.{name}": {json.dumps(list(tensor.shape))}')
     (folder / "tensors.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
@@ -189,7 +235,8 @@ def write_tokenizer(folder):
                 "add_prefix_space": False, "errors": "replace", **special})
 
 
-FILES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+FILES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model",
+         "text_encoder_2": "model"}
 
 
 def with_weights(folder, target):
@@ -201,6 +248,8 @@ def with_weights(folder, target):
             copy.write_bytes(path.read_bytes())
     shapes = json.loads((folder / "tensors.json").read_text())
     for part, file in FILES.items():
+        if not (target / part).exists():
+            continue
         tensors = {name.removeprefix(f"{part}."): fill(name, shape)
                    for name, shape in shapes.items() if name.startswith(f"{part}.")}
         save_file(tensors, target / part / f"{file}.safetensors")
@@ -209,20 +258,55 @@ def with_weights(folder, target):
 # --- the answers -----------------------------------------------------------------------------
 
 
+def test_chunk(text_encoder):
+    """A start token, twenty words, end tokens."""
+    start, end = text_encoder.config.bos_token_id, text_encoder.config.eos_token_id
+    words = [(37 * i + 5) % start for i in range(20)]
+    return [start, *words, *[end] * (76 - len(words))]
+
+
+def chunk_of(text_encoder, ids):
+    """Tokens as an encoder reads them, padded as it was trained."""
+    config = text_encoder.config
+    padding = [config.pad_token_id] * (75 - len(ids))
+    return [config.bos_token_id, *ids, config.eos_token_id, *padding], [1.0] * 77
+
+
+def added(model, pooled, ids):
+    """What SDXL's UNet takes beside the tokens."""
+    if model.text_encoder_2 is None:
+        return None
+    return {"text_embeds": pooled, "time_ids": torch.tensor(ids, dtype=torch.float32)}
+
+
+def sizes_of(model):
+    """Those of the two images of a batch."""
+    return SIZES if model.text_encoder is not None else SCORES
+
+
 def answers(model):
     """What the networks say."""
-    width = model.text_encoder.config.hidden_size
-    start, end = model.text_encoder.config.bos_token_id, model.text_encoder.config.eos_token_id
-    words = [(37 * i + 5) % start for i in range(20)]
-    ids = [start, *words, *[end] * (76 - len(words))]
-    out = {"text.ids": torch.tensor(ids)}
-    out["text.last"] = reference.encode_chunks(model, [(ids, [1.0] * 77)])
-    out["text.skip2"] = reference.encode_chunks(model, [(ids, [1.0] * 77)], clip_skip=2)
+    out = {}
+    if model.text_encoder_2 is None:
+        ids = test_chunk(model.text_encoder)
+        out["text.last"] = reference.encode_chunks(model, [(ids, [1.0] * 77)])
+        out["text.skip2"] = reference.encode_chunks(model, [(ids, [1.0] * 77)], clip_skip=2)
+    else:
+        ids = test_chunk(model.text_encoder_2)
+        if model.text_encoder is not None:
+            made = model.text_encoder(torch.tensor([ids]), output_hidden_states=True)
+            out["text.states"] = made.hidden_states[-2]
+        made = model.text_encoder_2(torch.tensor([ids]), output_hidden_states=True)
+        out["text2.states"], out["text2.pooled"] = made.hidden_states[-2], made.text_embeds
+    out["text.ids"] = torch.tensor(ids)
 
+    width = model.unet.config.cross_attention_dim
     x = given("latents", (2, 4, 12, 10))
     for t, tokens in ((999.0, 77), (541.375, 154), (0.5, 77)):
         context = given(f"context {tokens}", (2, tokens, width))
-        out[f"unet.{t}.{tokens}"] = model.unet(x, torch.tensor([t, t]), context).sample
+        beside = added(model, given("pooled", (2, 128)), sizes_of(model))
+        out[f"unet.{t}.{tokens}"] = model.unet(
+            x, torch.tensor([t, t]), context, added_cond_kwargs=beside).sample
         channels = model.unet.config.block_out_channels[0]
         out[f"sinusoid.{t}"] = get_timestep_embedding(
             torch.tensor([t]), channels, flip_sin_to_cos=True, downscale_freq_shift=0)
@@ -231,23 +315,42 @@ def answers(model):
     out["vae.moments"] = model.vae.encode(picture).latent_dist.parameters
     out["vae.picture"] = model.vae.decode(given("vae latents", (1, 4, 3, 5))).sample
 
-    def encode(text, ids):
-        if model.tokenizer:
-            return reference.encode(model, text)
-        padding = [model.text_encoder.config.pad_token_id] * (75 - len(ids))
-        chunk = [start, *ids, end, *padding], [1.0] * 77
-        return reference.encode_chunks(model, [chunk])
+    pooled_kind = model.text_encoder_2 is not None
 
-    cond, uncond = encode(PROMPT, SD15_PROMPT), encode("", [])
+    def encode(text, ids):
+        if pooled_kind:
+            return reference.encode_pooled(model, lambda encoder: [chunk_of(encoder, ids)])
+        if model.tokenizer:
+            return reference.encode(model, text), None
+        return reference.encode_chunks(model, [chunk_of(model.text_encoder, ids)]), None
+
+    (cond, pooled), (uncond, unpooled) = encode(PROMPT, SD15_PROMPT), encode("", [])
+    negative, unpooled_negative = uncond, unpooled
+    beside = None
+    if pooled_kind:
+        if model.text_encoder is not None:
+            uncond, unpooled = torch.zeros_like(uncond), torch.zeros_like(unpooled)
+            ids = [[64, 48, 0, 0, 64, 48]] * 2
+        else:
+            ids = [[64, 48, 0, 0, 2.5], [64, 48, 0, 0, 6]]
+        beside = added(model, torch.cat([unpooled, pooled]), ids)
+    common = {"guidance": 3.0, "seed": 3, "steps": 20 if model.tokenizer else 5, "width": 48,
+              "height": 64}
     for sampler in reference.SAMPLERS if model.tokenizer else ("euler", "dpmpp_2m", "ddim", "unipc"):
         for schedule in reference.SCHEDULES if model.tokenizer else ("karras",):
             name = f"latents.{sampler}"
             if sampler not in reference.OWN_SCHEDULE:
                 name += f".{schedule}"
             if name not in out:
-                out[name] = reference.sample(
-                    model, cond, uncond, sampler=sampler, schedule=schedule, guidance=3.0, seed=3,
-                    steps=20 if model.tokenizer else 5, width=48, height=64)
+                out[name] = reference.sample(model, cond, uncond, sampler=sampler, schedule=schedule,
+                                             added=beside, **common)
+    if pooled_kind:
+        # The prompt as negative prompt, and an empty one that is not zeroed: nothing is symmetric.
+        told = TOLD if model.text_encoder is not None else [*TOLD[:4], 8]
+        other = TOLD if model.text_encoder is not None else [*TOLD[:4], 3]
+        beside = added(model, torch.cat([pooled, unpooled_negative]), [other, told])
+        out["latents.told"] = reference.sample(model, negative, cond, sampler="euler",
+                                               schedule="karras", added=beside, **common)
     return out
 
 
@@ -257,20 +360,30 @@ def check(folder, model, out):
         assert tensor.isfinite().all(), name
         print(f"{folder.name} {name}: {tuple(tensor.shape)}, {tensor.float().std():.3f}")
     with torch.enable_grad():
-        width = model.text_encoder.config.hidden_size
+        width = model.unet.config.cross_attention_dim
         x, context = given("latents", (2, 4, 12, 10)), given("context 77", (2, 77, width))
+        ids = out["text.ids"][None]
+        beside = added(model, given("pooled", (2, 128)), sizes_of(model))
         made = [
-            model.text_encoder(out["text.ids"][None]).last_hidden_state,
-            model.unet(x, torch.tensor([541.375, 541.375]), context).sample,
+            model.unet(x, torch.tensor([541.375, 541.375]), context, added_cond_kwargs=beside).sample,
             model.vae.encode(given("picture", (1, 3, 48, 32))).latent_dist.parameters,
             model.vae.decode(given("vae latents", (1, 4, 3, 5))).sample,
         ]
+        if model.text_encoder_2 is None:
+            made.append(model.text_encoder(ids).last_hidden_state)
+        else:
+            made.append(model.text_encoder_2(ids).text_embeds)
+            if model.text_encoder is not None:
+                made.append(model.text_encoder(ids, output_hidden_states=True).hidden_states[-2])
         # Against fixed random directions, so that no norm can cancel a gradient.
         sum((y * given("direction", y.shape)).sum() for y in made).backward()
-    for network in (model.text_encoder, model.unet, model.vae):
+    for network in model.networks:
+        # What the last but one layer's states leave out.
+        unused = model.text_encoder_2 is not None and network is model.text_encoder
+        last = ("layers.2.", "final_layer_norm.") if unused else ()
         for name, parameter in network.named_parameters():
             # A key's bias adds the same to every score of a query, and softmax takes it out.
-            if not name.endswith(("k_proj.bias", "to_k.bias")):
+            if not name.endswith(("k_proj.bias", "to_k.bias")) and not any(x in name for x in last):
                 assert parameter.grad.abs().max() > 1e-5, f"{name} does not matter"
 
 

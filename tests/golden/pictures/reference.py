@@ -23,7 +23,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UniPCMultistepScheduler
 from safetensors.torch import load_file
 from scipy import stats
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)
@@ -66,10 +66,18 @@ class Model:
         words = folder / "tokenizer"
         self.tokenizer = CLIPTokenizer.from_pretrained(words) if words.exists() else None
         load = {"torch_dtype": torch.float32}
-        self.text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", **load)
+        # The refiner has the second alone.
+        second = folder / "text_encoder_2"
+        self.text_encoder = self.text_encoder_2 = None
+        if (folder / "text_encoder").exists():
+            self.text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", **load)
+        if second.exists():
+            self.text_encoder_2 = CLIPTextModelWithProjection.from_pretrained(second, **load)
         self.unet = UNet2DConditionModel.from_pretrained(folder / "unet", **load)
         self.vae = AutoencoderKL.from_pretrained(folder / "vae", **load)
-        for network in (self.text_encoder, self.unet, self.vae):
+        self.networks = [self.text_encoder, self.text_encoder_2, self.unet, self.vae]
+        self.networks = [network for network in self.networks if network is not None]
+        for network in self.networks:
             torch.nn.Module.to(network.eval(), dtype)
         config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
         self.prediction = config.get("prediction_type", "epsilon")
@@ -237,6 +245,27 @@ def encode_chunks(model, chunks, clip_skip=1):
     return torch.cat(states, 1)
 
 
+def encode_pooled(model, chunks_of):
+    """SDXL's conditioning of a prompt: `(1, 77 n, widths together)` and `(1, width)`.
+
+    `chunks_of(text_encoder)` gives the chunks as that encoder reads them (their padding differs). The
+    states are the last but one layer's, without normalization; the pooled vector is the first chunk's.
+    """
+    states, pooled = [], None
+    for network in (model.text_encoder, model.text_encoder_2):
+        if network is None:
+            continue
+        parts = []
+        for ids, weights in chunks_of(network):
+            assert all(weight == 1.0 for weight in weights)
+            out = network(torch.tensor([ids]), output_hidden_states=True)
+            parts.append(out.hidden_states[-2])
+            if network is model.text_encoder_2 and pooled is None:
+                pooled = out.text_embeds
+        states.append(torch.cat(parts, 1))
+    return torch.cat(states, 2), pooled
+
+
 def final_layer_norm(text_encoder):
     """Older transformers have the network one level deeper."""
     return getattr(text_encoder, "text_model", text_encoder).final_layer_norm
@@ -319,10 +348,11 @@ def wrapper(model, guided):
     return kinds[model.prediction](guided, model.alphas_cumprod, quantize=False)
 
 
-def guided_unet(model, cond, uncond, guidance):
+def guided_unet(model, cond, uncond, guidance, added=None):
     """The UNet's prediction under classifier-free guidance: both halves in one batch.
 
-    Estimates are linear in predictions, so guiding these is guiding the estimates.
+    Estimates are linear in predictions, so guiding these is guiding the estimates. `added` are SDXL's
+    pooled vectors and sizes, `{"text_embeds": (2, n), "time_ids": (2, k)}`, the negative prompt first.
     """
     # Repeated keys leave attention unchanged, so prompts of different length share a batch.
     length = math.lcm(cond.shape[1], uncond.shape[1])
@@ -330,7 +360,8 @@ def guided_unet(model, cond, uncond, guidance):
 
     def predict(x, t):
         t = torch.as_tensor(t).reshape(-1)[:1].expand(2)
-        without, with_prompt = model.unet(torch.cat([x, x]), t, context).sample.chunk(2)
+        without, with_prompt = model.unet(
+            torch.cat([x, x]), t, context, added_cond_kwargs=added).sample.chunk(2)
         return without + guidance * (with_prompt - without)
 
     def predict_unguided(x, t):
@@ -349,7 +380,7 @@ def sigmas_of(model, sampler, schedule, steps):
 
 
 def sample(model, cond, uncond, *, sampler, schedule="karras", steps=20, guidance=4.0, seed=7,
-           width=128, height=128, init=None, denoise=1.0, noise=None):
+           width=128, height=128, init=None, denoise=1.0, noise=None, added=None):
     """The latents after the last step, `(1, 4, height / 8, width / 8)`.
 
     `init` are the latents of a picture: img2img by A1111's rules, which run the last
@@ -359,7 +390,7 @@ def sample(model, cond, uncond, *, sampler, schedule="karras", steps=20, guidanc
     torch.manual_seed(seed)
     drawn = torch.randn(1, 4, height // 8, width // 8)
     x = (drawn if noise is None else noise).to(model.dtype)
-    guided = guided_unet(model, cond, uncond, guidance)
+    guided = guided_unet(model, cond, uncond, guidance, added)
 
     if sampler in OWN_SCHEDULE:
         assert init is None

@@ -398,10 +398,7 @@ impl Outline {
             let parts = self.contents.parts(group);
             self.report_extra_parts(&parts, algorithm, &mut fit);
             let component = parts.settings.component;
-            let spelled = spellings.get(&group.spelling).filter(|spelled| {
-                component.is_none_or(|component| spelled.module.starts_with(component))
-            });
-            let Some(spelled) = spelled else {
+            let Some(spelled) = spellings.get(&group.spelling, component) else {
                 foreign += usize::from(!family::is_text_encoder(&group.spelling));
                 fit.unmatched.push(Problem {
                     name: group.spelling.clone(),

@@ -42,18 +42,24 @@ const SPELLINGS: &[(&str, &str, Path, Joint)] = &[
     ("unet.", "unet.", Path::Diffusers, Joint::Dot),
     ("text_encoder.", "text_encoder.", Path::Diffusers, Joint::Dot),
     ("text_encoder.", "text_encoder.", Path::Short, Joint::Dot),
+    ("text_encoder_2.", "text_encoder_2.", Path::Diffusers, Joint::Dot),
+    ("text_encoder_2.", "text_encoder_2.", Path::Short, Joint::Dot),
     // PEFT
     ("unet.", "base_model.model.", Path::Diffusers, Joint::Dot),
     ("unet.", "base_model.model.unet.", Path::Diffusers, Joint::Dot),
     ("text_encoder.", "base_model.model.", Path::Diffusers, Joint::Dot),
     ("text_encoder.", "base_model.model.", Path::Short, Joint::Dot),
     ("text_encoder.", "base_model.model.text_encoder.", Path::Diffusers, Joint::Dot),
+    ("text_encoder_2.", "base_model.model.", Path::Diffusers, Joint::Dot),
+    ("text_encoder_2.", "base_model.model.", Path::Short, Joint::Dot),
+    ("text_encoder_2.", "base_model.model.text_encoder_2.", Path::Diffusers, Joint::Dot),
     ("unet.", "", Path::Diffusers, Joint::Dot),
     ("text_encoder.", "", Path::Diffusers, Joint::Dot),
     // kohya; `te1` is its name for the first of two text encoders, some tools use it for the only one
     ("unet.", "lora_unet_", Path::Diffusers, Joint::Underscore),
     ("text_encoder.", "lora_te_", Path::Diffusers, Joint::Underscore),
     ("text_encoder.", "lora_te1_", Path::Diffusers, Joint::Underscore),
+    ("text_encoder_2.", "lora_te2_", Path::Diffusers, Joint::Underscore),
     ("unet.", "oft_unet_", Path::Diffusers, Joint::Underscore),
     // LyCORIS on its own, SimpleTuner
     ("unet.", "lycoris_", Path::Diffusers, Joint::Underscore),
@@ -63,10 +69,12 @@ const SPELLINGS: &[(&str, &str, Path, Joint)] = &[
     ("unet.", "unet.", Path::Processor, Joint::Dot),
     ("unet.", "", Path::Processor, Joint::Dot),
     ("text_encoder.", "text_encoder.", Path::Processor, Joint::Dot),
+    ("text_encoder_2.", "text_encoder_2.", Path::Processor, Joint::Dot),
     // ComfyUI
     ("unet.", "diffusion_model.", Path::Ldm, Joint::Dot),
     ("unet.", "model.diffusion_model.", Path::Ldm, Joint::Dot),
     ("text_encoder.", "text_encoders.clip_l.transformer.", Path::Diffusers, Joint::Dot),
+    ("text_encoder_2.", "text_encoders.clip_g.transformer.", Path::Diffusers, Joint::Dot),
     // kohya with the original block names; in files that have both numberings, diffusers drops these
     ("unet.", "lora_unet_", Path::Ldm, Joint::Underscore),
     ("unet.", "oft_unet_", Path::Ldm, Joint::Underscore),
@@ -86,7 +94,7 @@ const PROCESSORS: &[(&str, &str)] = &[
 
 /// Every spelling of every module of one base model.
 #[derive(Debug)]
-pub(super) struct Spellings(HashMap<String, Spelled>);
+pub(super) struct Spellings(HashMap<String, Vec<Spelled>>);
 
 /// What a spelling stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +106,7 @@ pub(super) struct Spelled {
 }
 
 impl Spellings {
-    /// Generates all spellings. Where two modules share one, the first row's stands.
+    /// Generates all spellings.
     pub(super) fn of(modules: &Modules) -> Spellings {
         let names: BTreeSet<&str> = modules.keys().map(String::as_str).collect();
         let to_ldm: Renames = UNetBlocks::from_diffusers(&names, "unet.")
@@ -106,7 +114,7 @@ impl Spellings {
             .into_iter()
             .map(|(ldm, diffusers)| (diffusers, ldm))
             .collect();
-        let mut spellings = HashMap::new();
+        let mut spellings: HashMap<String, Vec<Spelled>> = HashMap::new();
         for (rank, (component, prefix, path, joint)) in SPELLINGS.iter().enumerate() {
             for module in modules.keys() {
                 let Some(diffusers) = module.strip_prefix(component) else { continue };
@@ -121,17 +129,22 @@ impl Spellings {
                     Joint::Dot => path,
                     Joint::Underscore => path.replace('.', "_"),
                 };
-                spellings
-                    .entry(format!("{prefix}{path}"))
-                    .or_insert(Spelled { module: module.clone(), rank });
+                let spelled = spellings.entry(format!("{prefix}{path}")).or_default();
+                if spelled.iter().all(|known| known.module != *module) {
+                    spelled.push(Spelled { module: module.clone(), rank });
+                }
             }
         }
         Spellings(spellings)
     }
 
-    /// What a name in a file stands for.
-    pub(super) fn get(&self, spelling: &str) -> Option<&Spelled> {
-        self.0.get(spelling)
+    /// What a name in a file stands for. Where modules of two networks share it, as the text encoders do
+    /// in PEFT's naming, `component` decides, else the row further up.
+    pub(super) fn get(&self, spelling: &str, component: Option<&str>) -> Option<&Spelled> {
+        let fits = |spelled: &&Spelled| {
+            component.is_none_or(|component| spelled.module.starts_with(component))
+        };
+        self.0.get(spelling)?.iter().find(fits)
     }
 }
 
@@ -169,11 +182,11 @@ mod tests {
             "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora",
             "diffusion_model.input_blocks.3.1.transformer_blocks.0.attn1.to_out.0",
         ] {
-            assert_eq!(spellings.get(name).map(|found| &*found.module), Some(module), "{name}");
+            assert_eq!(spellings.get(name, None).map(|found| &*found.module), Some(module), "{name}");
         }
         let doubled =
             "lora_unet_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0";
-        assert_eq!(spellings.get(doubled), None);
+        assert_eq!(spellings.get(doubled, None), None);
     }
 
     #[test]
@@ -187,8 +200,28 @@ mod tests {
             "text_encoder.text_model.encoder.layers.0.self_attn.to_q_lora",
             "base_model.model.encoder.layers.0.self_attn.q_proj",
         ] {
-            assert_eq!(spellings.get(name).map(|found| &*found.module), Some(module), "{name}");
+            assert_eq!(spellings.get(name, None).map(|found| &*found.module), Some(module), "{name}");
         }
-        assert_eq!(spellings.get("lora_te2_text_model_encoder_layers_0_self_attn_q_proj"), None);
+        let second = "lora_te2_text_model_encoder_layers_0_self_attn_q_proj";
+        assert_eq!(spellings.get(second, None), None);
+    }
+
+    /// SDXL's two are called alike in PEFT's naming; the folder's configuration says which is meant.
+    #[test]
+    fn the_component_decides_between_text_encoders() {
+        let path = "text_model.encoder.layers.0.self_attn.q_proj";
+        let (first, second) = (format!("text_encoder.{path}"), format!("text_encoder_2.{path}"));
+        let spellings = spellings(&[&first, &second]);
+        let get = |name: &str, component| {
+            spellings.get(name, component).map(|found| found.module.clone())
+        };
+        let peft = format!("base_model.model.{path}");
+        assert_eq!(get(&peft, None), Some(first.clone()));
+        assert_eq!(get(&peft, Some("text_encoder.")), Some(first.clone()));
+        assert_eq!(get(&peft, Some("text_encoder_2.")), Some(second.clone()));
+        assert_eq!(get(&peft, Some("unet.")), None);
+        let kohya = path.replace('.', "_");
+        assert_eq!(get(&format!("lora_te1_{kohya}"), None), Some(first));
+        assert_eq!(get(&format!("lora_te2_{kohya}"), None), Some(second));
     }
 }

@@ -8,12 +8,16 @@
 //!
 //! Write `architecture/<name>.rs` and add its record to [`ARCHITECTURES`].
 
+mod refiner;
 mod sd1;
 mod sd2;
+mod sdxl;
 
 use std::collections::BTreeMap;
 
-use crate::{ops::Activation, sample::denoiser::Prediction};
+use crate::{
+    checkpoint::keys::Component, ops::Activation, preview::Colors, sample::denoiser::Prediction,
+};
 
 /// Canonical name of a module (a tensor's name without `.weight`) and the shape of its weight.
 pub type Modules = BTreeMap<String, Vec<usize>>;
@@ -29,12 +33,18 @@ pub struct Architecture {
     pub recognizes: fn(&Modules) -> bool,
     /// Attention heads of the UNet.
     pub(crate) heads: Heads,
-    /// The text encoder.
-    pub(crate) text_encoder: TextEncoder,
+    /// The text encoders, in the order in which their channels are put together.
+    pub(crate) text_encoders: &'static [TextEncoder],
+    /// Whether an empty negative prompt is encoded as zeros, where no configuration says it.
+    pub(crate) zeroes_empty_negative: bool,
     /// Groups of all group normalizations.
     pub groups: usize,
     /// Latents of unit variance are the VAE's latents times this.
     pub scaling_factor: f64,
+    /// Whether the VAE's values are too large for f16, where no configuration says it.
+    pub(crate) vae_overflows_f16: bool,
+    /// What its latents look like.
+    pub(crate) colors: &'static Colors,
     /// The sides of the pictures that it was trained on, in pixels, by what it predicts.
     pub native_size: fn(Prediction) -> u32,
 }
@@ -59,9 +69,11 @@ impl Heads {
     }
 }
 
-/// What the text encoder of a family is, as far as no shape shows it.
+/// What a text encoder of a family is, as far as no shape shows it.
 #[derive(Debug)]
 pub(crate) struct TextEncoder {
+    /// Where its tensors are.
+    pub(crate) component: Component,
     /// The activation of its feed-forward layers.
     pub(crate) activation: Activation,
     /// Layers at its end that a single file has and the prompt's encoding leaves out. Diffusers' folders
@@ -69,16 +81,31 @@ pub(crate) struct TextEncoder {
     pub(crate) unused_layers: usize,
     /// What fills a chunk behind its end token: another word than the end token itself.
     pub(crate) padding: Option<u8>,
+    /// Which of its states the UNet reads.
+    pub(crate) states: States,
+}
+
+/// Which of a text encoder's states the UNet reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum States {
+    /// The last layer's (or with clip skip an earlier one's), normalized.
+    Normalized,
+    /// The last but one's as they are.
+    Penultimate,
 }
 
 /// Every architecture that loads.
-pub static ARCHITECTURES: &[&Architecture] = &[&sd1::SD1, &sd2::SD2];
+pub static ARCHITECTURES: &[&Architecture] = 
+    &[&sd1::SD1, &sd2::SD2, &sdxl::SDXL, &refiner::REFINER];
 
-/// The names of all that load, in a sentence: "SD 1.x and SD 2.x".
+/// The names of all that load, in a sentence: "SD 1.x, SD 2.x and SDXL".
 #[must_use]
 pub fn names() -> String {
     let names: Vec<_> = ARCHITECTURES.iter().map(|architecture| architecture.name).collect();
-    names.join(" and ")
+    match names.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} and {last}", others.join(", ")),
+        _ => names.concat(),
+    }
 }
 
 /// Whether base models of a family load, by its name; also one of two that a name leaves open.
@@ -99,30 +126,27 @@ fn is_plain(modules: &Modules, proj_in_dimensions: usize) -> bool {
         && projections.next().is_some_and(|(_, shape)| shape.len() == proj_in_dimensions)
 }
 
+/// Whether a UNet takes latents, and beside the time a pooled text embedding with sizes: SDXL's kind.
+fn is_pooled(modules: &Modules) -> bool {
+    let four_inputs = modules.get("unet.conv_in").is_some_and(|shape| shape.get(1) == Some(&4));
+    four_inputs && modules.contains_key("unet.add_embedding.linear_1")
+}
+
 /// The architecture of a UNet, or the name of what it is instead.
 pub(crate) fn recognize(modules: &Modules) -> Result<&'static Architecture, &'static str> {
     if let Some(found) = ARCHITECTURES.iter().find(|record| (record.recognizes)(modules)) {
         return Ok(found);
     }
     let inputs = modules.get("unet.conv_in").and_then(|shape| shape.get(1)).copied();
-    let context = modules
-        .iter()
-        .find(|(name, _)| name.starts_with("unet.") && name.ends_with("attn2.to_k"))
-        .and_then(|(_, shape)| shape.get(1))
-        .copied();
-    Err(match (inputs, context) {
-        (None, _) => "a model without a UNet",
-        (Some(4), _) if modules.contains_key("unet.add_embedding.linear_1") => match context {
-            Some(1280) => "an SDXL refiner",
-            _ => "an SDXL model",
-        },
-        (Some(4), _) if modules.contains_key("unet.class_embedding.linear_1") => {
+    Err(match inputs {
+        None => "a model without a UNet",
+        Some(4) if modules.contains_key("unet.class_embedding.linear_1") => {
             "an SD 2.x unCLIP model"
         }
-        (Some(9), _) => "an inpainting model (its UNet takes 9 channels)",
-        (Some(8), _) => "an InstructPix2Pix model (its UNet takes 8 channels)",
-        (Some(5), _) => "an SD 2.x depth model (its UNet takes 5 channels)",
-        (Some(7), _) => "an upscaler (its UNet takes 7 channels)",
+        Some(9) => "an inpainting model (its UNet takes 9 channels)",
+        Some(8) => "an InstructPix2Pix model (its UNet takes 8 channels)",
+        Some(5) => "an SD 2.x depth model (its UNet takes 5 channels)",
+        Some(7) => "an upscaler (its UNet takes 7 channels)",
         _ => "a UNet of an unknown family",
     })
 }

@@ -23,22 +23,41 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) enum Component {
     /// The denoiser.
     UNet,
-    /// The (first) text encoder.
+    /// The text encoder; of two, CLIP's.
     TextEncoder,
+    /// The second of two text encoders: OpenCLIP's, with a projection of its pooled state.
+    TextEncoder2,
     /// Pictures to latents and back.
     Vae,
 }
 
 impl Component {
     /// Every component of the base models that can be loaded.
-    pub(crate) const ALL: &[Component] = &[Component::UNet, Component::TextEncoder, Component::Vae];
+    pub(crate) const ALL: &[Component] =
+        &[Component::UNet, Component::TextEncoder, Component::TextEncoder2, Component::Vae];
 
     /// What canonical names start with, the dot included.
     pub(crate) fn prefix(self) -> &'static str {
         match self {
             Component::UNet => "unet.",
             Component::TextEncoder => "text_encoder.",
+            Component::TextEncoder2 => "text_encoder_2.",
             Component::Vae => "vae.",
+        }
+    }
+
+    /// Its folder in a diffusers folder.
+    pub(crate) fn folder(self) -> &'static str {
+        self.prefix().trim_end_matches('.')
+    }
+
+    /// What it is called in a sentence.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Component::UNet => "UNet",
+            Component::TextEncoder => "text encoder",
+            Component::TextEncoder2 => "second text encoder",
+            Component::Vae => "VAE",
         }
     }
 
@@ -56,12 +75,23 @@ impl Component {
                 "cond_stage_model.transformer.",
                 "conditioner.embedders.0.transformer.",
                 "cond_stage_model.model.",
-                "conditioner.embedders.0.model.",
+                FIRST_OPEN_CLIP,
                 "text_encoder.",
                 "",
             ],
+            // The refiner has no other; SD 2.x in the same layout, with a UNet that takes no pooled state,
+            // has its only one there.
+            Component::TextEncoder2 => {
+                &["conditioner.embedders.1.model.", FIRST_OPEN_CLIP, "text_encoder_2."]
+            }
             Component::Vae => &["first_stage_model.", "vae.", ""],
         }
+    }
+
+    /// Whether OpenCLIP's tensors that start with `prefix` are those of this component.
+    fn reads(self, names: &BTreeSet<&str>, prefix: &str) -> bool {
+        let pooled = has_prefix(names, "model.diffusion_model.label_emb.");
+        prefix != FIRST_OPEN_CLIP || pooled == (self == Component::TextEncoder2)
     }
 
     /// The pairs for tensors of this component that start with `prefix`, or none if the file has
@@ -84,13 +114,19 @@ impl Component {
             {
                 owned(TEXT_ENCODER)
             }
-            Component::TextEncoder if has("transformer.resblocks.0.") => {
+            Component::TextEncoder2 if has("text_model.embeddings.") => owned(TEXT_ENCODER),
+            Component::TextEncoder | Component::TextEncoder2
+                if has("transformer.resblocks.0.") && self.reads(names, prefix) =>
+            {
                 open_clip_rows(names, prefix)
             }
             _ => Vec::new(),
         }
     }
 }
+
+/// Where sgm's layout keeps the text encoder of SD 2.x, and of the refiner the second one.
+const FIRST_OPEN_CLIP: &str = "conditioner.embedders.0.model.";
 
 /// LDM -> Diffusers for what stands outside of the UNet's numbered blocks.
 const LDM_UNET_ENDS: &[(&str, &str)] = &[
@@ -177,7 +213,7 @@ const TEXT_ENCODER: &[(&str, &str)] = &[
 ];
 
 /// OpenCLIP -> CLIP for what stands outside of the layers. Its text projection is used the other way
-/// round than CLIP's, so it is no module under that name.
+/// round than CLIP's; [`PROJECTION`] turns it.
 const OPEN_CLIP_ENDS: &[(&str, &str)] = &[
     ("positional_embedding", "text_model.embeddings.position_embedding.weight"),
     ("token_embedding", "text_model.embeddings.token_embedding"),
@@ -195,6 +231,10 @@ const OPEN_CLIP_LAYER: &[(&str, &str)] = &[
     ("mlp.c_fc", "mlp.fc1"),
     ("mlp.c_proj", "mlp.fc2"),
 ];
+
+/// What OpenCLIP stores with rows and columns exchanged, where it is a layer at all: of the one text
+/// encoder of SD 2.x nothing pooled is used.
+const PROJECTION: &str = "text_encoder_2.text_projection";
 
 /// What is stored in one, a third of the rows each.
 const THIRDS: (&str, [&str; 3]) = (".in_proj.", [".q_proj.", ".k_proj.", ".v_proj."]);
@@ -247,16 +287,29 @@ fn is_ignored(name: &str) -> bool {
 pub(crate) struct Source {
     /// Its name there.
     pub(crate) name: String,
+    /// What of the tensor there it is.
+    pub(crate) part: Part,
+}
+
+/// What a tensor is of one in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All of it.
+    Whole,
     /// Which third of the rows, where three tensors are stored as one.
-    pub(crate) third: Option<usize>,
+    Third(usize),
+    /// All of it, rows and columns exchanged.
+    Transposed,
 }
 
 impl Source {
     /// The shape of what it is in a tensor of this shape.
     pub(crate) fn shape(&self, whole: &[usize]) -> Vec<usize> {
         let mut shape = whole.to_vec();
-        if let (Some(_), Some(rows)) = (self.third, shape.first_mut()) {
-            *rows /= 3;
+        match (self.part, shape.first_mut()) {
+            (Part::Third(_), Some(rows)) => *rows /= 3,
+            (Part::Transposed, _) => shape.reverse(),
+            _ => {}
         }
         shape
     }
@@ -286,7 +339,7 @@ impl Names {
 
 /// The canonical names of a file with a whole model, or with one component of it.
 pub(crate) fn single_file<'a>(names: impl IntoIterator<Item = &'a str>) -> Names {
-    sort_out(names, Component::ALL)
+    sort_out(names, Component::ALL.iter().map(|component| (*component, component.file_prefixes())))
 }
 
 /// The canonical names of a file that is meant to be one component: only that one is looked for.
@@ -297,7 +350,8 @@ pub(crate) fn component_file<'a>(
     component: Component,
     names: impl IntoIterator<Item = &'a str>,
 ) -> Names {
-    sort_out(names, &[component])
+    let prefixes = [component.file_prefixes(), &[""]].concat();
+    sort_out(names, [(component, prefixes.as_slice())])
 }
 
 /// The canonical names of a VAE, in either layout, with or without a prefix.
@@ -305,12 +359,15 @@ pub(crate) fn vae_file<'a>(names: impl IntoIterator<Item = &'a str>) -> Names {
     component_file(Component::Vae, names)
 }
 
-fn sort_out<'a>(names: impl IntoIterator<Item = &'a str>, components: &[Component]) -> Names {
+/// Sorts names out: which components are looked for, and behind which prefixes.
+fn sort_out<'a, 'p>(
+    names: impl IntoIterator<Item = &'a str>,
+    components: impl IntoIterator<Item = (Component, &'p [&'p str])>,
+) -> Names {
     let names: BTreeSet<&str> = names.into_iter().collect();
     let mut renames = Renames::default();
-    for component in components {
-        let found = component
-            .file_prefixes()
+    for (component, prefixes) in components {
+        let found = prefixes
             .iter()
             .map(|prefix| (prefix, component.rows(&names, prefix)))
             .find(|(_, rows)| !rows.is_empty());
@@ -334,12 +391,15 @@ fn sort_out<'a>(names: impl IntoIterator<Item = &'a str>, components: &[Componen
             continue;
         };
         let (joint, parts) = THIRDS;
-        let thirds = parts.iter().zip(0..).map(|(part, third)| {
-            let source = Source { name: name.to_owned(), third: Some(third) };
-            (canonical.replace(joint, part), source)
-        });
-        let whole = (canonical.clone(), Source { name: name.to_owned(), third: None });
-        let found: Vec<_> = if canonical.contains(joint) { thirds.collect() } else { vec![whole] };
+        let source = |part| Source { name: name.to_owned(), part };
+        let found = if canonical.contains(joint) {
+            let thirds = parts.iter().zip(0..);
+            thirds.map(|(of, i)| (canonical.replace(joint, of), source(Part::Third(i)))).collect()
+        } else if canonical == PROJECTION {
+            vec![(format!("{canonical}.weight"), source(Part::Transposed))]
+        } else {
+            vec![(canonical, source(Part::Whole))]
+        };
         if found.iter().any(|(canonical, _)| sorted.tensors.contains_key(canonical)) {
             sorted.unknown.push(name.to_owned());
         } else {
@@ -700,7 +760,8 @@ mod tests {
                 let clip = clip.replace("{q,k,v}", part);
                 let source = &names.tensors[&format!("text_encoder.{clip}")];
                 assert_eq!(source.name, format!("cond_stage_model.model.{name}"));
-                assert_eq!(source.third, (parts.len() > 1).then_some(third));
+                let part = if parts.len() > 1 { Part::Third(third) } else { Part::Whole };
+                assert_eq!(source.part, part);
             }
         }
     }
@@ -777,7 +838,10 @@ mod tests {
         );
         assert_eq!(names.unknown, ["model.diffusion_model.something_new.weight"]);
         assert_eq!(names.ignored.len(), 4);
-        assert!(Component::ALL.iter().all(|&component| names.has(component)));
+        for component in [Component::UNet, Component::TextEncoder, Component::Vae] {
+            assert!(names.has(component), "{component:?}");
+        }
+        assert!(!names.has(Component::TextEncoder2));
     }
 
     #[test]

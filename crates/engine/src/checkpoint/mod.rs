@@ -22,10 +22,10 @@ use serde_json::Value;
 
 use crate::{
     Error, Result,
-    architecture::{self, Architecture, Heads, Modules},
+    architecture::{self, Architecture, Heads, Modules, TextEncoder},
     checkpoint::{
         header::{TensorFile, TensorReader},
-        keys::{Component, Names, Source},
+        keys::{Component, Names, Part, Source},
     },
     inspect,
     model::{clip::ClipConfig, unet::UNetConfig},
@@ -67,12 +67,25 @@ pub(crate) struct Checkpoint {
     pub(crate) tensors: Tensors,
     pub(crate) architecture: &'static Architecture,
     pub(crate) unet: UNetConfig,
-    pub(crate) clip: ClipConfig,
+    /// In the order of the architecture's.
+    pub(crate) text_encoders: Vec<TextEncoderConfig>,
+    /// Whether an empty negative prompt is encoded as zeros.
+    pub(crate) zeroes_empty_negative: bool,
     pub(crate) vae: VaeConfig,
     pub(crate) prediction: Prediction,
     pub(crate) training: TrainingSchedule,
+}
+
+/// What no shape shows of a text encoder.
+#[derive(Debug)]
+pub(crate) struct TextEncoderConfig {
+    /// Where its tensors are.
+    pub(crate) component: Component,
+    pub(crate) clip: ClipConfig,
     /// The folder of its tokenizer, where it has one.
     pub(crate) tokenizer: Option<PathBuf>,
+    /// What fills a chunk where there is no such folder, if it is another word than the end token.
+    pub(crate) padding: Option<u8>,
 }
 
 /// What no shape shows of a VAE.
@@ -82,6 +95,8 @@ pub(crate) struct VaeConfig {
     pub(crate) groups: usize,
     /// Latents of unit variance are its latents times this.
     pub(crate) scaling_factor: f64,
+    /// Whether its values are too large for f16.
+    pub(crate) overflows_f16: bool,
 }
 
 impl Checkpoint {
@@ -118,50 +133,50 @@ impl Checkpoint {
             ));
         }
         let unet_config = Config::read(&path.join("unet").join("config.json"))?;
-        let clip_config = Config::read_if_there(&path.join("text_encoder").join("config.json"))?;
         let vae_config = Config::read_if_there(&path.join("vae").join("config.json"))?;
         let scheduler =
             Config::read_if_there(&path.join("scheduler").join("scheduler_config.json"))?;
 
         let mut tensors = Tensors::new(path);
-        for &component in Component::ALL {
+        let has_folder = |component: &&Component| path.join(component.folder()).is_dir();
+        for &component in Component::ALL.iter().filter(has_folder) {
             let files = component_files(path, component)?;
             tensors.add(files, |names| keys::component_file(component, names));
         }
         let architecture = recognized(path, &tensors)?;
+        require_components(&tensors, architecture)?;
 
         unet_config.expect(UNET_EXPECTATIONS)?;
         let unet = UNetConfig {
             heads: heads(&unet_config, architecture)?,
             groups: unet_config.size("norm_num_groups", architecture.groups)?,
             eps: unet_config.number("norm_eps", 1e-5)? as f32,
+            size_width: unet_config.size("addition_time_embed_dim", SIZE_WIDTH)?,
         };
-        let clip = ClipConfig {
-            heads: clip_config
-                .size("num_attention_heads", default_clip_heads(&tensors.modules()))?,
-            activation: match clip_config.text("hidden_act")? {
-                None => architecture.text_encoder.activation,
-                Some("quick_gelu") => Activation::QuickGelu,
-                Some("gelu") => Activation::Gelu,
-                Some(other) => return Err(clip_config.unsupported("hidden_act", other)),
-            },
-            eps: clip_config.number("layer_norm_eps", 1e-5)? as f32,
-            unused_layers: 0,
-        };
+        let modules = tensors.modules();
+        let text_encoders = architecture
+            .text_encoders
+            .iter()
+            .map(|kind| text_encoder_in(path, kind, &modules))
+            .collect::<Result<_>>()?;
+        let index = Config::read_if_there(&path.join("model_index.json"))?;
+        let zeroes_empty_negative = index
+            .value("force_zeros_for_empty_prompt")
+            .and_then(Value::as_bool)
+            .unwrap_or(architecture.zeroes_empty_negative);
         let prediction = match scheduler.text("prediction_type")? {
             None | Some("epsilon") => Prediction::Epsilon,
             Some("v_prediction") => Prediction::V,
             Some(other) => return Err(scheduler.unsupported("prediction_type", other)),
         };
-        let tokenizer = Some(path.join("tokenizer")).filter(|folder| folder.is_dir());
         Ok(Checkpoint {
             architecture,
             unet,
-            clip,
+            text_encoders,
+            zeroes_empty_negative,
             vae: VaeConfig::read(&vae_config, architecture)?,
             prediction,
             training: training_schedule(&scheduler)?,
-            tokenizer,
             tensors,
         })
     }
@@ -170,38 +185,91 @@ impl Checkpoint {
         let mut tensors = Tensors::new(path);
         tensors.add(vec![TensorFile::open(path)?], |names| keys::single_file(names));
         let architecture = recognized(path, &tensors)?;
+        require_components(&tensors, architecture)?;
         let modules = tensors.modules();
-        for (component, what) in [("text_encoder.", "text encoder"), ("vae.", "VAE")] {
-            if !modules.keys().any(|name| name.starts_with(component)) {
-                return Err(Error::Incomplete {
-                    path: path.to_owned(),
-                    missing: format!("it holds a UNet but no {what}"),
-                    advice: "Use the complete checkpoint that it was taken from".into(),
-                });
-            }
-        }
+        let text_encoder = |kind: &TextEncoder| TextEncoderConfig {
+            component: kind.component,
+            clip: ClipConfig {
+                heads: default_clip_heads(&modules, kind.component),
+                activation: kind.activation,
+                eps: 1e-5,
+                unused_layers: kind.unused_layers,
+                states: kind.states,
+            },
+            tokenizer: None,
+            padding: kind.padding,
+        };
         Ok(Checkpoint {
             architecture,
-            unet: UNetConfig { heads: architecture.heads, groups: architecture.groups, eps: 1e-5 },
-            clip: ClipConfig {
-                heads: default_clip_heads(&modules),
-                activation: architecture.text_encoder.activation,
+            unet: UNetConfig {
+                heads: architecture.heads,
+                groups: architecture.groups,
                 eps: 1e-5,
-                unused_layers: architecture.text_encoder.unused_layers,
+                size_width: SIZE_WIDTH,
             },
+            text_encoders: architecture.text_encoders.iter().map(text_encoder).collect(),
+            zeroes_empty_negative: architecture.zeroes_empty_negative,
             vae: VaeConfig {
                 groups: architecture.groups,
                 scaling_factor: architecture.scaling_factor,
+                overflows_f16: architecture.vae_overflows_f16,
             },
             prediction: predicted(&tensors)?,
             training: match tensors.has_mark("ztsnr") {
                 true => TrainingSchedule::stable_diffusion_zero_terminal(),
                 false => TrainingSchedule::stable_diffusion(),
             },
-            tokenizer: None,
             tensors,
         })
     }
+}
+
+/// Fails unless all that a picture needs is there.
+fn require_components(tensors: &Tensors, architecture: &Architecture) -> Result<()> {
+    let encoders = architecture.text_encoders.iter().map(|encoder| encoder.component);
+    for component in encoders.chain([Component::Vae]) {
+        if !tensors.sources.keys().any(|name| Component::of(name) == Some(component)) {
+            return Err(Error::Incomplete {
+                path: tensors.path.clone(),
+                missing: format!(
+                    "it holds the UNet of {} but no {}",
+                    architecture.name,
+                    component.name()
+                ),
+                advice: "Use the complete checkpoint that it was taken from".into(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What the configuration of a text encoder in a folder says.
+fn text_encoder_in(
+    path: &Path,
+    kind: &TextEncoder,
+    modules: &Modules,
+) -> Result<TextEncoderConfig> {
+    let folder = kind.component.folder();
+    let config = Config::read_if_there(&path.join(folder).join("config.json"))?;
+    let tokenizer = path.join(folder.replace("text_encoder", "tokenizer"));
+    Ok(TextEncoderConfig {
+        component: kind.component,
+        clip: ClipConfig {
+            heads: config
+                .size("num_attention_heads", default_clip_heads(modules, kind.component))?,
+            activation: match config.text("hidden_act")? {
+                None => kind.activation,
+                Some("quick_gelu") => Activation::QuickGelu,
+                Some("gelu") => Activation::Gelu,
+                Some(other) => return Err(config.unsupported("hidden_act", other)),
+            },
+            eps: config.number("layer_norm_eps", 1e-5)? as f32,
+            unused_layers: 0,
+            states: kind.states,
+        },
+        tokenizer: Some(tokenizer).filter(|folder| folder.is_dir()),
+        padding: kind.padding,
+    })
 }
 
 /// A VAE of its own: a folder with its configuration (or a model folder that has one), or a file in
@@ -252,11 +320,22 @@ const ADVICE: &str = "use another base model";
 /// A module's weight in a file, to be read row by row.
 #[derive(Debug)]
 pub(crate) struct Weight<'a> {
-    tensor: TensorReader<'a>,
-    /// Which number of the tensor is its first.
-    begin: usize,
+    rows: Rows<'a>,
     /// `(outputs)`, `(outputs, inputs)` or `(outputs, inputs, kernel, kernel)`
     pub(crate) shape: Vec<usize>,
+}
+
+/// Where the rows of a weight come from.
+#[derive(Debug)]
+enum Rows<'a> {
+    /// Read from the tensor when they are wanted.
+    Stored {
+        tensor: TensorReader<'a>,
+        /// Which number of the tensor is the first.
+        begin: usize,
+    },
+    /// Columns in the file, brought together once.
+    Gathered(Vec<f32>),
 }
 
 impl Weight<'_> {
@@ -266,7 +345,13 @@ impl Weight<'_> {
     /// [`Error::NotFinite`] names the tensor that holds NaN or infinity; otherwise the file cannot be read.
     pub(crate) fn read(&self, first: usize, to: &mut [f32]) -> Result<()> {
         let width: usize = self.shape[1..].iter().product();
-        self.tensor.read_finite(self.begin + first * width, to, ADVICE)
+        match &self.rows {
+            Rows::Stored { tensor, begin } => {
+                tensor.read_finite(begin + first * width, to, ADVICE)?;
+            }
+            Rows::Gathered(values) => to.copy_from_slice(&values[first * width..][..to.len()]),
+        }
+        Ok(())
     }
 }
 
@@ -328,7 +413,16 @@ impl Tensors {
             });
         }
         let (tensor, begin) = self.reader(*file, source)?;
-        Ok(Weight { tensor, begin, shape })
+        let rows = match (source.part, shape.as_slice()) {
+            (Part::Transposed, &[outputs, inputs]) => {
+                let mut stored = vec![0.0; outputs * inputs];
+                tensor.read_finite(0, &mut stored, ADVICE)?;
+                let columns = (0..outputs).flat_map(|o| stored[o..].iter().step_by(outputs));
+                Rows::Gathered(columns.copied().collect())
+            }
+            _ => Rows::Stored { tensor, begin },
+        };
+        Ok(Weight { rows, shape })
     }
 
     /// A module's bias, if it has one; `outputs` numbers.
@@ -362,7 +456,11 @@ impl Tensors {
     /// What reads a tensor, and which of its numbers is the first.
     fn reader<'a>(&'a self, file: usize, source: &'a Source) -> Result<(TensorReader<'a>, usize)> {
         let elements: usize = self.shape(file, source).iter().product();
-        Ok((self.files[file].reader(&source.name)?, source.third.unwrap_or(0) * elements))
+        let begin = match source.part {
+            Part::Third(third) => third * elements,
+            Part::Whole | Part::Transposed => 0,
+        };
+        Ok((self.files[file].reader(&source.name)?, begin))
     }
 
     pub(crate) fn missing(&self, tensor: &str) -> Error {
@@ -475,19 +573,15 @@ fn predicted(tensors: &Tensors) -> Result<Prediction> {
 }
 
 /// CLIP has heads of 64 channels.
-fn default_clip_heads(modules: &Modules) -> usize {
-    let table = modules.get("text_encoder.text_model.embeddings.token_embedding");
+fn default_clip_heads(modules: &Modules, component: Component) -> usize {
+    let prefix = component.prefix();
+    let table = modules.get(&format!("{prefix}text_model.embeddings.token_embedding"));
     table.and_then(|shape| shape.get(1)).map_or(1, |width| (width / 64).max(1))
 }
 
 /// The files that hold the weights of one component of a diffusers folder.
 fn component_files(path: &Path, component: Component) -> Result<Vec<TensorFile>> {
-    let (folder, what) = match component {
-        Component::UNet => ("unet", "UNet"),
-        Component::Vae => ("vae", "VAE"),
-        Component::TextEncoder => ("text_encoder", "text encoder"),
-    };
-    weights_in(path, &path.join(folder), what)
+    weights_in(path, &path.join(component.folder()), component.name())
 }
 
 fn weights_in(model: &Path, folder: &Path, what: &str) -> Result<Vec<TensorFile>> {
@@ -505,6 +599,9 @@ fn weights_in(model: &Path, folder: &Path, what: &str) -> Result<Vec<TensorFile>
     })
 }
 
+/// Numbers for each of the sizes that SDXL is told.
+const SIZE_WIDTH: usize = 256;
+
 /// Settings of a UNet that change its arithmetic, and the only values that are built here. A missing
 /// setting means the first.
 const UNET_EXPECTATIONS: &[(&str, &[&str])] = &[
@@ -516,6 +613,7 @@ const UNET_EXPECTATIONS: &[(&str, &[&str])] = &[
     ("center_input_sample", &["false"]),
     ("dual_cross_attention", &["false"]),
     ("class_embed_type", &["null"]),
+    ("addition_embed_type", &["null", "\"text_time\""]),
     ("encoder_hid_dim", &["null"]),
     ("attention_type", &["\"default\""]),
     ("mid_block_scale_factor", &["1", "1.0"]),
@@ -531,6 +629,10 @@ impl VaeConfig {
         Ok(VaeConfig {
             groups: config.size("norm_num_groups", architecture.groups)?,
             scaling_factor,
+            overflows_f16: config
+                .value("force_upcast")
+                .and_then(Value::as_bool)
+                .unwrap_or(architecture.vae_overflows_f16),
         })
     }
 }

@@ -16,7 +16,7 @@ use crate::{adapter::Contents, architecture::Modules};
 const SD1: &str = "SD 1.x";
 const SD2: &str = "SD 2.x";
 const SDXL: &str = "SDXL";
-const REFINER: &str = "the SDXL refiner";
+const REFINER: &str = "SDXL refiner";
 const SD1_OR_SD2: &str = "SD 1.x or SD 2.x";
 const SD3: &str = "SD 3";
 const FLUX: &str = "FLUX";

@@ -1,7 +1,8 @@
-//! The text encoder: CLIP's text transformer (Radford et al., 2021).
+//! The text encoder: CLIP's text transformer (Radford et al., 2021), with its pooled output.
 
 use crate::{
     Error, Precision, Result,
+    architecture::States,
     model::layers::Scope,
     ops::{self, Activation, Linear, Norm, Tokens, Weights},
 };
@@ -20,6 +21,8 @@ pub(crate) struct ClipConfig {
     pub(crate) eps: f32,
     /// Layers at the end that are left out.
     pub(crate) unused_layers: usize,
+    /// What the UNet reads.
+    pub(crate) states: States,
 }
 
 /// The text encoder.
@@ -29,7 +32,19 @@ pub(crate) struct Clip {
     positions: Weights,
     layers: Vec<Layer>,
     final_norm: Norm,
+    /// Of the pooled state; not every encoder gives one.
+    projection: Option<Linear>,
     activation: Activation,
+    states: States,
+}
+
+/// One chunk as encoded.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    /// `(1, 77, width)`.
+    pub(crate) states: Tokens,
+    /// What the whole chunk says: the normalized last state of its end token, projected.
+    pub(crate) pooled: Option<Vec<f32>>,
 }
 
 #[derive(Debug)]
@@ -48,7 +63,8 @@ struct Layer {
 impl Clip {
     /// From the layers below `at` (the component's place).
     pub(crate) fn new(at: &Scope<'_>, config: ClipConfig) -> Result<Clip> {
-        let at = at.at("text_model");
+        let projected = at.has("text_projection");
+        let (top, at) = (at, at.at("text_model"));
         let tokens = at.table("embeddings.token_embedding", 1)?;
         let width = tokens.inputs();
         let expected = format!("a width that {} attention heads can share", config.heads);
@@ -64,6 +80,11 @@ impl Clip {
                 .map(|i| Layer::new(&at.at(format!("encoder.layers.{i}")), width, config))
                 .collect::<Result<_>>()?,
             final_norm: at.norm("final_layer_norm", width, 1, config.eps)?,
+            projection: match projected {
+                true => Some(top.linear("text_projection", width)?),
+                false => None,
+            },
+            states: config.states,
             tokens,
             positions,
             activation: config.activation,
@@ -83,20 +104,25 @@ impl Clip {
     /// Encodes one chunk.
     ///
     /// * `ids`: [`CONTEXT`] tokens below [`vocabulary`](Clip::vocabulary)
-    /// * `clip_skip`: 1 for the last layer's output, 2 for the last but one's; the final
-    ///   normalization follows in each case, as in A1111 and ComfyUI
-    /// * returns `(1, 77, width)`
+    /// * `end`: which of them is the end token
+    /// * `clip_skip`: 1 for the last layer's output, 2 for the last but one's. Where the UNet was trained
+    ///   on normalized states, the final normalization follows in each case, as in A1111 and ComfyUI;
+    ///   where it was trained on the last but one's, 1 means that too, as in A1111
     ///
     /// # Errors
     /// [`Error::InvalidRequest`] if there are fewer layers than `clip_skip`.
     pub(crate) fn encode(
         &self,
         ids: &[u32],
+        end: usize,
         clip_skip: u32,
         precision: Precision,
-    ) -> Result<Tokens> {
-        let depth =
-            (self.layers.len() + 1).checked_sub(clip_skip as usize).filter(|&depth| depth > 0);
+    ) -> Result<Encoded> {
+        let skip = match self.states {
+            States::Normalized => clip_skip,
+            States::Penultimate => clip_skip.max(2),
+        };
+        let depth = (self.layers.len() + 1).checked_sub(skip as usize).filter(|&depth| depth > 0);
         let Some(depth) = depth else {
             return Err(Error::InvalidRequest {
                 field: "clip skip",
@@ -113,7 +139,20 @@ impl Clip {
         for layer in &self.layers[..depth] {
             x = layer.forward(x, self.activation);
         }
-        Ok(ops::layer_norm(&self.final_norm, &x))
+        let states = match self.states {
+            States::Normalized => ops::layer_norm(&self.final_norm, &x),
+            States::Penultimate => x.clone(),
+        };
+        let pooled = self.projection.as_ref().map(|projection| {
+            for layer in &self.layers[depth..] {
+                x = layer.forward(x.clone(), self.activation);
+            }
+            let last = ops::layer_norm(&self.final_norm, &x);
+            let token = last.values()[end * self.width()..][..self.width()].to_vec();
+            let token = Tokens::new(token, 1, self.width(), precision);
+            ops::linear(projection, &token).values().into_owned()
+        });
+        Ok(Encoded { states, pooled })
     }
 }
 

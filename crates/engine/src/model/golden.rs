@@ -10,7 +10,7 @@ use kernels::conv::Size;
 
 use crate::{
     Precision::F32,
-    architecture::Heads,
+    architecture::{Heads, States},
     model::{
         clip::{Clip, ClipConfig},
         layers::Layers,
@@ -35,14 +35,14 @@ const TINY: Case = Case {
     heads: Heads::Count(4),
     groups: 8,
     vae_groups: 4,
-    clip: ClipConfig { heads: 4, activation: Activation::Gelu, eps: 1e-5, unused_layers: 0 },
+    clip: ClipConfig { heads: 4, activation: Activation::Gelu, eps: 1e-5, unused_layers: 0, states: States::Normalized },
 };
 const SD15: Case = Case {
     name: "sd15",
     heads: Heads::Count(8),
     groups: 32,
     vae_groups: 32,
-    clip: ClipConfig { heads: 2, activation: Activation::QuickGelu, eps: 1e-5, unused_layers: 0 },
+    clip: ClipConfig { heads: 2, activation: Activation::QuickGelu, eps: 1e-5, unused_layers: 0, states: States::Normalized },
 };
 const SD21: Case = Case {
     name: "sd21",
@@ -50,6 +50,20 @@ const SD21: Case = Case {
     clip: ClipConfig { activation: Activation::Gelu, ..SD15.clip },
     ..SD15
 };
+
+const SDXL: Case = Case {
+    name: "sdxl",
+    heads: Heads::Width(64),
+    clip: ClipConfig {
+        heads: 1,
+        activation: Activation::QuickGelu,
+        eps: 1e-5,
+        unused_layers: 0,
+        states: States::Penultimate,
+    },
+    ..SD15
+};
+const REFINER: Case = Case { name: "refiner", ..SDXL };
 
 /// How far from the reference a network may be, as a part of its answer. The references' own
 /// rounding is about a tenth of this.
@@ -95,11 +109,37 @@ fn check(what: &str, ours: Vec<f32>, reference: &Tensor) {
 fn text_encoder(case: &Case, golden: &HashMap<String, Tensor>) {
     let layers = layers(case, "text_encoder");
     let clip = Clip::new(&layers.scope("text_encoder"), case.clip).unwrap();
-    let ids: Vec<i64> = golden["text.ids"].to_vec1().unwrap();
-    let ids: Vec<u32> = ids.into_iter().map(|id| u32::try_from(id).unwrap()).collect();
     for (clip_skip, name) in [(1, "text.last"), (2, "text.skip2")] {
-        let states = clip.encode(&ids, clip_skip, F32).unwrap();
-        check(&format!("{} {name}", case.name), states.values().into_owned(), &golden[name]);
+        let encoded = clip.encode(&ids(golden), 21, clip_skip, F32).unwrap();
+        check(&format!("{} {name}", case.name), encoded.states.values().into_owned(), &golden[name]);
+        assert_eq!(encoded.pooled, None);
+    }
+}
+
+fn ids(golden: &HashMap<String, Tensor>) -> Vec<u32> {
+    let ids: Vec<i64> = golden["text.ids"].to_vec1().unwrap();
+    ids.into_iter().map(|id| u32::try_from(id).unwrap()).collect()
+}
+
+/// SDXL's two, or the refiner's one.
+fn pooled_text_encoders(case: &Case, golden: &HashMap<String, Tensor>) {
+    let second = ClipConfig { heads: 2, activation: Activation::Gelu, ..case.clip };
+    for (part, name, config) in
+        [("text_encoder", "text.states", case.clip), ("text_encoder_2", "text2.states", second)]
+    {
+        let Some(states) = golden.get(name) else { continue };
+        let layers = layers(case, part);
+        let clip = Clip::new(&layers.scope(part), config).unwrap();
+        // Skip 1 is the last but one here too.
+        for clip_skip in [1, 2] {
+            let encoded = clip.encode(&ids(golden), 21, clip_skip, F32).unwrap();
+            let what = format!("{} {name}", case.name);
+            check(&what, encoded.states.values().into_owned(), states);
+            assert_eq!(encoded.pooled.is_some(), part == "text_encoder_2");
+            if let Some(pooled) = encoded.pooled {
+                check(&format!("{what} pooled"), pooled, &golden["text2.pooled"]);
+            }
+        }
     }
 }
 
@@ -107,12 +147,15 @@ fn text_encoder(case: &Case, golden: &HashMap<String, Tensor>) {
 fn unet(case: &Case, golden: &HashMap<String, Tensor>) {
     let layers = layers(case, "unet");
     let context = case.context();
-    let config = UNetConfig { heads: case.heads, groups: case.groups, eps: 1e-5 };
+    let config =
+        UNetConfig { heads: case.heads, groups: case.groups, eps: 1e-5, size_width: 256 };
     let unet = UNet::new(&layers.scope("unet"), context, config).unwrap();
     let x = given("latents", &[2, 4, 12, 10]);
+    let pooled = flat(&given("pooled", &[2, 128]));
+    let beside: Vec<_> = pooled.chunks(128).map(<[f32]>::to_vec).zip(case.sizes()).collect();
     for (t, length) in [(999.0, 77), (541.375, 154), (0.5, 77)] {
         let prompts = flat(&given(&format!("context {length}"), &[2, length, context]));
-        let out = unet.forward(map(&x), t, &unet.read(&Tokens::new(prompts, 2, context, F32)), F32);
+        let out = unet.forward(map(&x), t, &unet.read(&Tokens::new(prompts, 2, context, F32), &beside), F32);
         let name = format!("unet.{t:?}.{length}");
         check(&format!("{} {name}", case.name), out.planes(), &golden[&name]);
 
@@ -136,7 +179,35 @@ fn vae(case: &Case, golden: &HashMap<String, Tensor>) {
 
 impl Case {
     fn context(&self) -> usize {
-        tensors(self.name)["text_encoder.text_model.final_layer_norm.weight"].dims()[0]
+        let to_k = "transformer_blocks.0.attn2.to_k.weight";
+        let tensors = tensors(self.name);
+        let (_, weight) = tensors.iter().find(|(name, _)| name.ends_with(to_k)).unwrap();
+        weight.dims()[1]
+    }
+
+    /// SIZES and SCORES of make.py.
+    fn sizes(&self) -> Vec<Vec<f64>> {
+        let first = [100.0, 80.0, 5.0, 7.0];
+        let second = [64.0, 48.0, 0.0, 0.0];
+        match self.name {
+            "sdxl" => vec![
+                [first.as_slice(), &[64.0, 48.0]].concat(),
+                [second.as_slice(), &[1024.0, 1000.0]].concat(),
+            ],
+            "refiner" => {
+                vec![[first.as_slice(), &[2.5]].concat(), [second.as_slice(), &[6.0]].concat()]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+#[test]
+fn sdxl_networks_agree_with_the_references() {
+    for case in [SDXL, REFINER] {
+        let golden = golden(&format!("networks/{}.safetensors", case.name));
+        pooled_text_encoders(&case, &golden);
+        unet(&case, &golden);
     }
 }
 

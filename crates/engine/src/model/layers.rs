@@ -44,6 +44,11 @@ impl Scope<'_> {
         self.layers.modules.contains_key(&format!("{}.{name}", self.path))
     }
 
+    /// How many inputs a module has, if it is there.
+    pub(crate) fn inputs(&self, name: &str) -> Option<usize> {
+        self.layers.modules.get(&format!("{}.{name}", self.path)).map(Weights::inputs)
+    }
+
     /// How many places `name.0`, `name.1`, … have a module called `module`.
     pub(crate) fn count(&self, name: &str, module: &str) -> usize {
         (0..).take_while(|i| self.has(&format!("{name}.{i}.{module}"))).count()

@@ -23,6 +23,8 @@ pub(crate) struct UNetConfig {
     pub(crate) groups: usize,
     /// Epsilon of the resnets' normalizations.
     pub(crate) eps: f32,
+    /// Numbers for each of the sizes that stand behind a pooled prompt.
+    pub(crate) size_width: usize,
 }
 
 /// The denoising network.
@@ -31,6 +33,7 @@ pub(crate) struct UNet {
     conv_in: Conv,
     time1: Linear,
     time2: Linear,
+    added: Option<Added>,
     down: Vec<Level>,
     mid: Mid,
     up: Vec<Level>,
@@ -42,51 +45,74 @@ pub(crate) struct UNet {
 /// One resolution, on the way down or up.
 #[derive(Debug)]
 struct Level {
-    resnets: Vec<Resnet>,
-    /// One behind each resnet, or none.
-    attentions: Vec<Transformer>,
+    /// Attention follows some of the resnets.
+    blocks: Vec<(Resnet, Option<Transformer>)>,
     /// To the next resolution: stride 2 on the way down, behind a doubling on the way up.
     resample: Option<Conv>,
 }
 
-/// What a UNet reads of its prompts: for each cross-attention, in the order in which they come.
+/// What is added to the time embedding: pooled prompts, with sizes (SDXL).
 #[derive(Debug)]
-pub(crate) struct Prompts(Vec<Keys>);
+struct Added {
+    linear1: Linear,
+    linear2: Linear,
+    size_width: usize,
+}
 
+/// What a UNet reads of its prompts.
+#[derive(Debug)]
+pub(crate) struct Prompts {
+    /// For each cross-attention, in the order in which they come.
+    keys: Vec<Keys>,
+    /// Added to the time embedding, `(B, 1, width)`.
+    added: Option<Tokens>,
+}
+
+/// The lowest resolution: one resnet, then attention, then another. Pruned models have less.
 #[derive(Debug)]
 struct Mid {
-    resnet1: Resnet,
+    resnets: Vec<Resnet>,
     attention: Option<Transformer>,
-    resnet2: Resnet,
 }
 
 impl UNet {
     /// Builds the network from the layers below `at`, for a prompt of `context` channels.
     pub(crate) fn new(at: &Scope<'_>, context: usize, config: UNetConfig) -> Result<UNet> {
-        let UNetConfig { heads, groups, eps } = config;
+        let UNetConfig { heads, groups, eps, size_width } = config;
         let conv_in = at.conv3("conv_in", 4, 1, 1)?;
         let mut channels = conv_in.weights.outputs();
         at.require(channels.is_multiple_of(2), "conv_in", "an even number of outputs")?;
         let time1 = at.linear("time_embedding.linear_1", channels)?;
         let time = time1.0.outputs();
         let time2 = at.linear_to("time_embedding.linear_2", time, time)?;
+        let added = match at.inputs("add_embedding.linear_1") {
+            Some(inputs) => {
+                let linear1 = at.linear_to("add_embedding.linear_1", inputs, time)?;
+                let linear2 = at.linear_to("add_embedding.linear_2", time, time)?;
+                Some(Added { linear1, linear2, size_width })
+            }
+            None => None,
+        };
 
         let resnet = |at: Scope<'_>, inputs| Resnet::new(&at, inputs, Some(time), groups, eps);
-        let transformer =
-            |at: Scope<'_>, channels| Transformer::new(&at, channels, context, heads, groups);
+        let attention = |at: &Scope<'_>, i, channels| -> Result<Option<Transformer>> {
+            let at = at.at(format!("attentions.{i}"));
+            match at.has("proj_in") {
+                true => Transformer::new(&at, channels, context, heads, groups).map(Some),
+                false => Ok(None),
+            }
+        };
 
         // The channels of every map that is kept for the way up.
         let mut skips = vec![channels];
         let mut down = Vec::new();
         for level in 0..at.count("down_blocks", "resnets.0.conv1") {
             let at = at.at(format!("down_blocks.{level}"));
-            let (mut resnets, mut attentions) = (Vec::new(), Vec::new());
+            let mut blocks = Vec::new();
             for i in 0..at.count("resnets", "conv1") {
-                resnets.push(resnet(at.at(format!("resnets.{i}")), channels)?);
-                channels = resnets[i].channels();
-                if at.has(&format!("attentions.{i}.proj_in")) {
-                    attentions.push(transformer(at.at(format!("attentions.{i}")), channels)?);
-                }
+                let resnet = resnet(at.at(format!("resnets.{i}")), channels)?;
+                channels = resnet.channels();
+                blocks.push((resnet, attention(&at, i, channels)?));
                 skips.push(channels);
             }
             let resample = match at.has("downsamplers.0.conv") {
@@ -97,32 +123,30 @@ impl UNet {
                 channels = conv.weights.outputs();
                 skips.push(channels);
             }
-            down.push(Level { resnets, attentions, resample });
+            down.push(Level { blocks, resample });
         }
 
         let mid = at.at("mid_block");
-        let resnet1 = resnet(mid.at("resnets.0"), channels)?;
-        channels = resnet1.channels();
-        let attention = match mid.has("attentions.0.proj_in") {
-            true => Some(transformer(mid.at("attentions.0"), channels)?),
-            false => None,
-        };
-        let resnet2 = resnet(mid.at("resnets.1"), channels)?;
-        channels = resnet2.channels();
-        let mid = Mid { resnet1, attention, resnet2 };
+        let mut resnets = Vec::new();
+        for i in 0..mid.count("resnets", "conv1") {
+            let resnet = resnet(mid.at(format!("resnets.{i}")), channels)?;
+            channels = resnet.channels();
+            resnets.push(resnet);
+        }
+        let width = resnets.first().map_or(channels, Resnet::channels);
+        let mid = Mid { attention: attention(&mid, 0, width)?, resnets };
 
         let mut up = Vec::new();
         for level in 0..at.count("up_blocks", "resnets.0.conv1") {
             let at = at.at(format!("up_blocks.{level}"));
-            let (mut resnets, mut attentions) = (Vec::new(), Vec::new());
+            let mut blocks = Vec::new();
             for i in 0..at.count("resnets", "conv1") {
                 let skip = skips.pop();
                 at.require(skip.is_some(), "resnets.0.conv1", "as many resnets down as up")?;
-                resnets.push(resnet(at.at(format!("resnets.{i}")), channels + skip.unwrap_or(0))?);
-                channels = resnets[i].channels();
-                if at.has(&format!("attentions.{i}.proj_in")) {
-                    attentions.push(transformer(at.at(format!("attentions.{i}")), channels)?);
-                }
+                let inputs = channels + skip.unwrap_or(0);
+                let resnet = resnet(at.at(format!("resnets.{i}")), inputs)?;
+                channels = resnet.channels();
+                blocks.push((resnet, attention(&at, i, channels)?));
             }
             let resample = match at.has("upsamplers.0.conv") {
                 true => Some(at.conv3("upsamplers.0.conv", channels, 1, 1)?),
@@ -131,7 +155,7 @@ impl UNet {
             if let Some(conv) = &resample {
                 channels = conv.weights.outputs();
             }
-            up.push(Level { resnets, attentions, resample });
+            up.push(Level { blocks, resample });
         }
         at.require(skips.is_empty(), "conv_out", "as many resnets down as up")?;
         let samplers = |levels: &[Level]| levels.iter().filter(|l| l.resample.is_some()).count();
@@ -144,6 +168,7 @@ impl UNet {
             conv_in,
             time1,
             time2,
+            added,
             down,
             mid,
             up,
@@ -152,19 +177,44 @@ impl UNet {
         })
     }
 
+    /// How many sizes stand behind a pooled prompt of this width; `None` if the network takes no pooled
+    /// prompt, or one of another width.
+    pub(crate) fn sizes(&self, pooled: usize) -> Option<usize> {
+        let Added { linear1, size_width, .. } = self.added.as_ref()?;
+        let rest = linear1.0.inputs().checked_sub(pooled)?;
+        rest.is_multiple_of(*size_width).then(|| rest / size_width)
+    }
+
     /// What the network reads of the encoded prompts `(B, S, context)`, once for all steps.
-    pub(crate) fn read(&self, prompts: &Tokens) -> Prompts {
-        let down = self.down.iter().flat_map(|level| &level.attentions);
-        let up = self.up.iter().flat_map(|level| &level.attentions);
-        let all = down.chain(&self.mid.attention).chain(up);
-        Prompts(all.flat_map(|attention| attention.read(prompts)).collect())
+    ///
+    /// * `pooled`: for each prompt the pooled encoding and [as many sizes](UNet::sizes), if the network
+    ///   takes them
+    pub(crate) fn read(&self, prompts: &Tokens, pooled: &[(Vec<f32>, Vec<f64>)]) -> Prompts {
+        let blocks = |levels| -> Vec<&Transformer> {
+            let levels: &[Level] = levels;
+            let blocks = levels.iter().flat_map(|level| &level.blocks);
+            blocks.filter_map(|(_, attention)| attention.as_ref()).collect()
+        };
+        let all = [blocks(&self.down), self.mid.attention.iter().collect(), blocks(&self.up)];
+        let keys = all.iter().flatten().flat_map(|attention| attention.read(prompts)).collect();
+        let added = self.added.as_ref().map(|added| {
+            let rows = pooled.iter().flat_map(|(pooled, sizes)| {
+                let waves = sizes.iter().flat_map(|size| sinusoid(*size, added.size_width));
+                pooled.iter().copied().chain(waves).collect::<Vec<f32>>()
+            });
+            let (inputs, precision) = (added.linear1.0.inputs(), prompts.precision());
+            let rows = Tokens::new(rows.collect(), pooled.len(), inputs, precision);
+            let h = ops::linear_then(&added.linear1, Activation::Silu, &rows);
+            ops::linear(&added.linear2, &h)
+        });
+        Prompts { keys, added }
     }
 
     /// Gives up what the convolutions keep for the next step.
     pub(crate) fn rest(&self) {
         let levels = self.down.iter().chain(&self.up);
-        let resnets = levels.flat_map(|level| &level.resnets);
-        resnets.chain([&self.mid.resnet1, &self.mid.resnet2]).for_each(Resnet::rest);
+        let resnets = levels.flat_map(|level| &level.blocks).map(|(resnet, _)| resnet);
+        resnets.chain(&self.mid.resnets).for_each(Resnet::rest);
     }
 
     /// One evaluation.
@@ -181,15 +231,15 @@ impl UNet {
         precision: Precision,
     ) -> Map {
         let batch = x.size().batch;
-        let prompt = &mut prompts.0.iter();
-        let time = self.time(timestep, batch, precision);
+        let prompt = &mut prompts.keys.iter();
+        let time = self.time(timestep, batch, prompts.added.as_ref(), precision);
 
         let mut x = ops::conv(&self.conv_in, &ops::padded(&x));
         let mut skips = vec![x.clone()];
         for level in &self.down {
-            for (i, resnet) in level.resnets.iter().enumerate() {
+            for (resnet, attention) in &level.blocks {
                 x = resnet.forward(x, Some(&time));
-                if let Some(attention) = level.attentions.get(i) {
+                if let Some(attention) = attention {
                     x = attention.forward(x, prompt);
                 }
                 skips.push(x.clone());
@@ -200,17 +250,18 @@ impl UNet {
             }
         }
 
-        x = self.mid.resnet1.forward(x, Some(&time));
-        if let Some(attention) = &self.mid.attention {
-            x = attention.forward(x, prompt);
+        for (i, resnet) in self.mid.resnets.iter().enumerate() {
+            x = resnet.forward(x, Some(&time));
+            if let Some(attention) = self.mid.attention.as_ref().filter(|_| i == 0) {
+                x = attention.forward(x, prompt);
+            }
         }
-        x = self.mid.resnet2.forward(x, Some(&time));
 
         for level in &self.up {
-            for (i, resnet) in level.resnets.iter().enumerate() {
+            for (resnet, attention) in &level.blocks {
                 let skip = skips.pop().expect("counted while the network was built");
                 x = resnet.forward(ops::concat(&x, &skip), Some(&time));
-                if let Some(attention) = level.attentions.get(i) {
+                if let Some(attention) = attention {
                     x = attention.forward(x, prompt);
                 }
             }
@@ -223,12 +274,21 @@ impl UNet {
         ops::conv(&self.conv_out, &ops::group_norm_silu(&self.norm_out, self.groups, &x))
     }
 
-    /// SiLU of the time embedding, the same row for each image: `(B, 1, width)`.
-    fn time(&self, timestep: f64, batch: usize, precision: Precision) -> Tokens {
+    /// SiLU of the time embedding and what is added to it, a row for each image: `(B, 1, width)`.
+    fn time(
+        &self,
+        timestep: f64,
+        batch: usize,
+        added: Option<&Tokens>,
+        precision: Precision,
+    ) -> Tokens {
         let waves = sinusoid(timestep, self.time1.0.inputs());
         let waves = Tokens::new(waves.repeat(batch), batch, self.time1.0.inputs(), precision);
         let h = ops::linear_then(&self.time1, Activation::Silu, &waves);
-        ops::linear_then(&self.time2, Activation::Silu, &h)
+        match added {
+            None => ops::linear_then(&self.time2, Activation::Silu, &h),
+            Some(added) => ops::silu(&ops::linear_plus(&self.time2, &h, added)),
+        }
     }
 }
 
