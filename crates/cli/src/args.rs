@@ -57,7 +57,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "F.safetensors")]
     pub(crate) save_latents: Option<PathBuf>,
 
-    /// Write the prompts as encoded (`cond` and `uncond`)
+    /// Write the prompts as encoded (`cond` and `uncond`; for SDXL `pooled` and `uncond_pooled` too)
     #[arg(long, value_name = "F.safetensors")]
     pub(crate) save_conditioning: Option<PathBuf>,
 

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use engine::{Engine, Output, Precision};
+use engine::{Conditioning, Engine, Output, Pooled, Precision};
 use serde::Serialize;
 use serde_json::{Value, json};
 use studio::{
@@ -61,15 +61,16 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
             latents.push(made.latents);
         }
         if let Some(path) = args.save_conditioning.as_ref().filter(|_| index == 0) {
-            let conditioning = made.conditioning;
-            tensors::save(
-                path,
-                &[("cond", &[conditioning.cond]), ("uncond", &[conditioning.uncond])],
-            )?;
+            let Conditioning { cond, uncond, pooled } = made.conditioning;
+            let mut named = vec![("cond", vec![cond]), ("uncond", vec![uncond])];
+            if let Some(Pooled { cond, uncond }) = pooled {
+                named.extend([("pooled", vec![cond]), ("uncond_pooled", vec![uncond])]);
+            }
+            tensors::save(path, &named)?;
         }
     }
     if let Some(path) = &args.save_latents {
-        tensors::save(path, &[("latents", &latents)])?;
+        tensors::save(path, &[("latents", latents)])?;
     }
     let report = run.finish();
     if args.json {

@@ -13,7 +13,7 @@ use studio::{
 ///
 /// Tensors of one name are put behind each other along their first dimension, so that a batch becomes
 /// one tensor.
-pub(crate) fn save(path: &Path, tensors: &[(&str, &[Tensor])]) -> Result<()> {
+pub(crate) fn save(path: &Path, tensors: &[(&str, Vec<Tensor>)]) -> Result<()> {
     let failed = |error: &dyn std::fmt::Display| {
         Error::new(Code::Unknown, format!("cannot write `{}`: {error}", path.display()))
     };
@@ -22,7 +22,7 @@ pub(crate) fn save(path: &Path, tensors: &[(&str, &[Tensor])]) -> Result<()> {
         let mut shape = parts[0].dims().to_vec();
         shape[0] = parts.iter().map(|part| part.dims()[0]).sum();
         let mut bytes = Vec::new();
-        for part in *parts {
+        for part in parts {
             let values = part.flatten_all().and_then(|flat| flat.to_vec1::<f32>());
             let values = values.map_err(|error| failed(&error))?;
             bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));

@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         noise: None,
         precision: Precision::F32,
         init: None,
+        refiner: None,
     };
     let mut engine = Engine::open(DeviceId::Cpu, None)?;
     let mut watch = |progress: Progress<'_>| {

@@ -22,7 +22,7 @@ pub use family::Family;
 use crate::{
     Error, Result,
     adapter::{ALGORITHMS, Algorithm, Contents, Problem},
-    architecture::{self, Modules},
+    architecture::{self, Architecture, Modules},
     checkpoint::{
         self,
         header::{Hashes, TensorFile, TensorInfo},
@@ -337,20 +337,25 @@ const HIGHLIGHTS: &[(&str, &str)] = &[
 /// Says what safetensors files are that belong together: one file, or the shards of a component.
 fn inspect_tensors(path: &Path, files: Vec<TensorFile>) -> Result<ModelFile> {
     let mut answer = describe_tensors(path, &files)?;
-    for file in &files {
-        answer.size += file.size();
-        answer.metadata.extend(file.metadata().clone());
-        for info in file.tensors().values() {
-            answer.tensors += 1;
-            answer.parameters += info.elements() as u64;
-            *answer.precisions.entry(info.dtype.name()).or_default() += 1;
-        }
-    }
+    files.iter().for_each(|file| answer.count(file));
     if answer.kind == Kind::BaseModel && answer.usable && path.is_file() {
         // Some say it in their numbers only.
         answer.prediction = checkpoint::prediction(path, files).ok().map(str::to_owned);
     }
     Ok(answer)
+}
+
+impl ModelFile {
+    /// Adds what is counted in a file.
+    fn count(&mut self, file: &TensorFile) {
+        self.size += file.size();
+        self.metadata.extend(file.metadata().clone());
+        for info in file.tensors().values() {
+            self.tensors += 1;
+            self.parameters += info.elements() as u64;
+            *self.precisions.entry(info.dtype.name()).or_default() += 1;
+        }
+    }
 }
 
 fn describe_tensors(path: &Path, files: &[TensorFile]) -> Result<ModelFile> {
@@ -383,25 +388,49 @@ fn describe_tensors(path: &Path, files: &[TensorFile]) -> Result<ModelFile> {
 fn describe_networks(path: &Path, tensors: &[&BTreeMap<String, TensorInfo>]) -> ModelFile {
     let all: BTreeMap<&str, &TensorInfo> =
         tensors.iter().flat_map(|file| file.iter().map(|(name, info)| (&**name, info))).collect();
-    let sorted = keys::single_file(all.keys().copied());
-    let original = ["input_blocks.0.0.weight", "mid.attn_1.norm.weight"];
-    let original = all.keys().any(|name| original.iter().any(|end| name.ends_with(end)));
+    let names = keys::single_file(all.keys().copied());
+    if names.tensors.is_empty() {
+        return describe_unknown(path, &all);
+    }
+    let mut sorted = Sorted::default();
+    sorted.add(&names, &all);
+    let mut answer = describe_sorted(path, &sorted);
+    answer.prediction = prediction(&all);
+    answer
+}
 
+/// The tensors of a model by canonical name.
+#[derive(Default)]
+struct Sorted {
+    shapes: BTreeMap<String, Vec<usize>>,
+    unknown: Vec<String>,
+    /// Whether some have their original names.
+    original: bool,
+}
+
+impl Sorted {
+    fn add(&mut self, names: &keys::Names, all: &BTreeMap<&str, &TensorInfo>) {
+        let original = ["input_blocks.0.0.weight", "mid.attn_1.norm.weight"];
+        self.original |= all.keys().any(|name| original.iter().any(|end| name.ends_with(end)));
+        self.shapes.extend(names.tensors.iter().map(|(name, source)| {
+            (name.clone(), source.shape(&all[&*source.name].shape))
+        }));
+        self.unknown.extend(names.unknown.iter().cloned());
+    }
+}
+
+fn describe_sorted(path: &Path, sorted: &Sorted) -> ModelFile {
     let modules: Modules = sorted
-        .tensors
+        .shapes
         .iter()
-        .filter_map(|(name, source)| {
-            let shape = source.shape(&all[&*source.name].shape);
-            Some((name.strip_suffix(".weight")?.to_owned(), shape))
-        })
+        .filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?.to_owned(), shape.clone())))
         .collect();
-    let elements =
-        |source: &keys::Source| source.shape(&all[&*source.name].shape).iter().product::<usize>();
     let mut components = Vec::new();
-    for (component, name) in COMPONENTS {
+    for &component in Component::ALL {
+        let name = component.name();
         let of_component =
-            sorted.tensors.iter().filter(|(name, _)| Component::of(name) == Some(*component));
-        let elements: Vec<usize> = of_component.map(|(_, source)| elements(source)).collect();
+            sorted.shapes.iter().filter(|(name, _)| Component::of(name) == Some(component));
+        let elements: Vec<usize> = of_component.map(|(_, shape)| shape.iter().product()).collect();
         if !elements.is_empty() {
             let parameters = elements.iter().map(|&elements| elements as u64).sum();
             components.push(ComponentInfo { name, tensors: elements.len(), parameters });
@@ -409,7 +438,7 @@ fn describe_networks(path: &Path, tensors: &[&BTreeMap<String, TensorInfo>]) -> 
     }
 
     let (kind, usable, what) = match components.as_slice() {
-        [] => return describe_unknown(path, &all),
+        [] => unreachable!("some tensors belong to a component"),
         [only] if only.name == "UNet" => {
             let what = match architecture::recognize(&modules) {
                 Ok(architecture) => format!("the UNet of an {} model", architecture.name),
@@ -423,22 +452,17 @@ fn describe_networks(path: &Path, tensors: &[&BTreeMap<String, TensorInfo>]) -> 
         }
         _ => match architecture::recognize(&modules) {
             Ok(architecture) => {
-                let usable = components.len() == COMPONENTS.len();
+                let usable = missing(Some(architecture), &components).is_empty();
                 (Kind::BaseModel, usable, format!("an {} base model", architecture.name))
             }
             Err(found) => (Kind::BaseModel, false, found.to_owned()),
         },
     };
-    let missing: Vec<&str> = COMPONENTS
-        .iter()
-        .map(|(_, name)| *name)
-        .filter(|name| components.iter().all(|component| component.name != *name))
-        .collect();
+    let missing = missing(architecture::recognize(&modules).ok(), &components);
     let mut answer = ModelFile::new(path, kind, what);
     answer.usable = usable;
-    answer.naming = Some(if original { "original (LDM)" } else { "diffusers" });
+    answer.naming = Some(if sorted.original { "original (LDM)" } else { "diffusers" });
     answer.components = components;
-    answer.prediction = prediction(&all);
     answer.family = family_of_unet(&modules);
     if kind == Kind::BaseModel && !missing.is_empty() && usable_family(&modules) {
         answer.notes.push(format!("It has no {}.", missing.join(" and no ")));
@@ -453,8 +477,22 @@ fn describe_networks(path: &Path, tensors: &[&BTreeMap<String, TensorInfo>]) -> 
     answer
 }
 
-const COMPONENTS: &[(Component, &str)] =
-    &[(Component::UNet, "UNet"), (Component::TextEncoder, "text encoder"), (Component::Vae, "VAE")];
+/// What a model of an architecture needs that is not among the components.
+fn missing(
+    architecture: Option<&'static Architecture>,
+    components: &[ComponentInfo],
+) -> Vec<&'static str> {
+    let encoders = match architecture {
+        Some(architecture) => architecture.text_encoders,
+        None => &[],
+    };
+    let needed = [Component::UNet, Component::Vae].into_iter();
+    needed
+        .chain(encoders.iter().map(|encoder| encoder.component))
+        .map(Component::name)
+        .filter(|name| components.iter().all(|component| component.name != *name))
+        .collect()
+}
 
 fn usable_family(modules: &Modules) -> bool {
     architecture::recognize(modules).is_ok()
@@ -465,11 +503,14 @@ fn family_of_unet(modules: &Modules) -> Option<Family> {
     let name = architecture::recognize(modules).ok().map(|architecture| architecture.name)?;
     let context = family::context_width(modules);
     let projection = modules.iter().find(|(name, _)| name.ends_with(".proj_in"));
-    let layer = match projection {
-        Some((_, shape)) if shape.len() == 4 => "a convolution",
-        _ => "a linear layer",
+    let pooled = modules.contains_key("unet.add_embedding.linear_1");
+    let evidence = match projection {
+        _ if pooled => "its UNet takes a pooled prompt and sizes".to_owned(),
+        Some((_, shape)) if shape.len() == 4 => {
+            "its transformers start with a convolution".to_owned()
+        }
+        _ => "its transformers start with a linear layer".to_owned(),
     };
-    let evidence = format!("its transformers start with {layer}");
     Some(Family { name: Some(name), evidence: vec![evidence], contradiction: None, context })
 }
 
@@ -743,14 +784,7 @@ fn inspect_folder(path: &Path) -> Result<ModelFile> {
             Ok(mut answer) => {
                 answer.usable &= answer.adapter.is_some();
                 let contents = Contents::open(path)?;
-                for file in &contents.files {
-                    answer.size += file.size();
-                    answer.tensors += file.tensors().len();
-                    for info in file.tensors().values() {
-                        answer.parameters += info.elements() as u64;
-                        *answer.precisions.entry(info.dtype.name()).or_default() += 1;
-                    }
-                }
+                contents.files.iter().for_each(|file| answer.count(file));
                 Ok(answer)
             }
             // Without weights, the configuration still says what it would be.
@@ -819,16 +853,34 @@ fn component_weights(folder: &Path) -> Result<Vec<TensorFile>, &'static str> {
 fn inspect_diffusers_folder(path: &Path) -> Result<ModelFile> {
     let mut files = Vec::new();
     let mut absent = Vec::new();
-    for (folder, name) in [("unet", "UNet"), ("text_encoder", "text encoder"), ("vae", "VAE")] {
-        match component_weights(&path.join(folder)) {
-            Ok(found) => files.extend(found),
-            Err(reason) => absent.push((name, reason)),
+    let is_there = |component: Component| path.join(component.folder()).is_dir();
+    for &component in Component::ALL {
+        // The refiner has only the second text encoder, most models only the first.
+        let other = match component {
+            Component::TextEncoder => is_there(Component::TextEncoder2),
+            Component::TextEncoder2 => true,
+            Component::UNet | Component::Vae => false,
+        };
+        if other && !is_there(component) {
+            continue;
+        }
+        match component_weights(&path.join(component.folder())) {
+            Ok(found) => files.push((component, found)),
+            Err(reason) => absent.push((component.name(), reason)),
         }
     }
     let config = read_json(&path.join("unet").join("config.json")).map(|(_, config)| config).ok();
     let complete = absent.is_empty();
     let mut answer = if complete {
-        let answer = inspect_tensors(path, files)?;
+        let mut sorted = Sorted::default();
+        for (component, files) in &files {
+            let tensors = files.iter().flat_map(TensorFile::tensors);
+            let all: BTreeMap<&str, &TensorInfo> =
+                tensors.map(|(name, info)| (name.as_str(), info)).collect();
+            sorted.add(&keys::component_file(*component, all.keys().copied()), &all);
+        }
+        let mut answer = describe_sorted(path, &sorted);
+        files.iter().flat_map(|(_, files)| files).for_each(|file| answer.count(file));
         let what = format!("{} in a diffusers folder", answer.what);
         ModelFile { what, naming: Some("diffusers"), ..answer }
     } else {

@@ -40,5 +40,5 @@ pub use inspect::{ModelFile, inspect};
 pub use preview::Estimate;
 pub use request::{
     AdapterUse, Conditioning, Image, InitImage, MAX_SIDE, Output, Phase, Pooled, Precision, Progress,
-    Request, Rng, Sizes, Watch,
+    Refiner, Request, Rng, Sizes, Watch,
 };

@@ -55,6 +55,18 @@ pub struct Request {
     pub precision: Precision,
     /// Start from a picture instead of from noise alone.
     pub init: Option<InitImage>,
+    /// Another base model that takes the last steps.
+    pub refiner: Option<Refiner>,
+}
+
+/// A base model that takes over in the midst of sampling, such as SDXL's refiner. Adapters do not act on
+/// it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refiner {
+    /// A diffusers folder or a single file, of the same latents.
+    pub checkpoint: PathBuf,
+    /// The part of the full schedule's steps that come before it, `0..=1`; at 1 it does nothing.
+    pub switch_at: f64,
 }
 
 /// What SDXL is told of the sizes of pictures (Podell et al., 2023, section 2.2), and its refiner of
@@ -258,6 +270,12 @@ impl Request {
             if !score.is_finite() {
                 return invalid("the aesthetic score", score.to_string(), "it must be a number");
             }
+        }
+        if let Some(refiner) = &self.refiner
+            && !(0.0..=1.0).contains(&refiner.switch_at)
+        {
+            let found = refiner.switch_at.to_string();
+            return invalid("the step at which the refiner begins", found, "it must be from 0 to 1");
         }
         for adapter in &self.adapters {
             for weight in [adapter.unet_weight, adapter.text_encoder_weight] {

@@ -70,6 +70,7 @@ pub fn request(checkpoint: &Path) -> Request {
         noise: None,
         precision: Precision::F32,
         init: None,
+        refiner: None,
     }
 }
 

@@ -12,7 +12,7 @@ use engine::{
     Error,
     checkpoint::native_size,
     inspect::{Kind, ModelFile, inspect},
-    testing::write_single_file,
+    testing::{write_folder, write_single_file},
 };
 use serde_json::{Map, Value, json};
 
@@ -111,13 +111,34 @@ fn checkpoints_are_told_by_their_structure() {
     assert_is(&answer, Kind::BaseModel, "an SD 2.x base model");
 
     for (unet, what) in
-        [("unet_sdxl.tsv", "an SDXL model"), ("unet_sdxl_refiner.tsv", "an SDXL refiner")]
+        [("unet_sdxl.tsv", "an SDXL base model"), ("unet_sdxl_refiner.tsv", "an SDXL refiner base model")]
     {
         write(&path, &checkpoint(unet, &[]), None);
         let answer = inspect(&path).unwrap();
         assert_is(&answer, Kind::BaseModel, what);
+        // They have no text encoder.
         assert!(!answer.usable);
     }
+}
+
+/// Both text encoders are counted, though their tensors have the same names in a folder.
+#[test]
+fn two_text_encoders_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, sdxl) = (folder.path().join("a.safetensors"), folder.path().join("sdxl"));
+    write_single_file("sdxl", &file);
+    write_folder("sdxl", &sdxl);
+    let counts = |path: &Path| {
+        let answer = inspect(path).unwrap();
+        assert_is(&answer, Kind::BaseModel, "an SDXL base model");
+        assert!(answer.usable, "{answer}");
+        assert_eq!(answer.notes, [""; 0]);
+        answer.components.iter().map(|c| (c.name, c.tensors, c.parameters)).collect::<Vec<_>>()
+    };
+    let components = counts(&file);
+    assert_eq!(components, counts(&sdxl));
+    let names: Vec<_> = components.iter().map(|component| component.0).collect();
+    assert_eq!(names, ["UNet", "text encoder", "second text encoder", "VAE"]);
 }
 
 /// SD 2.x predicts noise or velocities, and most files have only their numbers to say which.

@@ -76,6 +76,7 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
         prompt: params.prompt.clone(),
         negative_prompt: params.negative_prompt.clone(),
         clip_skip: params.clip_skip,
+        sizes: engine::Sizes::default(),
         width: params.width,
         height: params.height,
         sampler,
@@ -87,6 +88,7 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
         noise: None,
         precision: params.precision,
         init: None,
+        refiner: None,
     };
     // Before a picture is scaled to a size that cannot be.
     request.check()?;
