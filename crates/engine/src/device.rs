@@ -60,7 +60,7 @@ pub fn devices() -> Vec<DeviceInfo> {
         DeviceInfo {
             id: DeviceId::Cpu,
             name: processor_name().unwrap_or_else(|| "processor".into()),
-            memory_bytes: memory_line("MemTotal:"),
+            memory_bytes: memory(),
             unusable: None,
         },
         DeviceInfo {
@@ -80,6 +80,11 @@ pub(crate) fn check(device: DeviceId) -> Result<()> {
             Err(Error::Device { device: device.to_string(), reason: WITHOUT_CUDA.into() })
         }
     }
+}
+
+/// The machine's memory in bytes, where the system tells.
+pub(crate) fn memory() -> Option<u64> {
+    memory_line("MemTotal:")
 }
 
 /// Bytes that can still be taken without pushing other programs out of memory, where the system

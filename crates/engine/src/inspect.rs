@@ -412,9 +412,12 @@ impl Sorted {
     fn add(&mut self, names: &keys::Names, all: &BTreeMap<&str, &TensorInfo>) {
         let original = ["input_blocks.0.0.weight", "mid.attn_1.norm.weight"];
         self.original |= all.keys().any(|name| original.iter().any(|end| name.ends_with(end)));
-        self.shapes.extend(names.tensors.iter().map(|(name, source)| {
-            (name.clone(), source.shape(&all[&*source.name].shape))
-        }));
+        self.shapes.extend(
+            names
+                .tensors
+                .iter()
+                .map(|(name, source)| (name.clone(), source.shape(&all[&*source.name].shape))),
+        );
         self.unknown.extend(names.unknown.iter().cloned());
     }
 }
@@ -761,8 +764,8 @@ pub(crate) fn foreign<'a>(
     }
     family::foreign_model(names()).or_else(|| {
         let sorted = keys::single_file(names());
-        let has = COMPONENTS.iter().filter(|(component, _)| sorted.has(*component));
-        match has.map(|row| row.0).collect::<Vec<_>>().as_slice() {
+        let has = Component::ALL.iter().filter(|component| sorted.has(**component));
+        match has.collect::<Vec<_>>().as_slice() {
             [Component::Vae] => Some("a VAE alone"),
             [Component::TextEncoder] => Some("a text encoder alone"),
             _ => None,

@@ -20,7 +20,9 @@ pub mod checkpoint;
 mod device;
 mod engine;
 mod error;
+mod guided;
 pub mod inspect;
+mod loaded;
 mod model;
 pub mod noise;
 mod ops;
@@ -39,6 +41,6 @@ pub use error::{Error, Result};
 pub use inspect::{ModelFile, inspect};
 pub use preview::Estimate;
 pub use request::{
-    AdapterUse, Conditioning, Image, InitImage, MAX_SIDE, Output, Phase, Pooled, Precision, Progress,
-    Refiner, Request, Rng, Sizes, Watch,
+    AdapterUse, Conditioning, Image, InitImage, MAX_SIDE, Output, Phase, Pooled, Precision,
+    Progress, Refiner, Request, Rng, Sizes, Watch,
 };

@@ -370,6 +370,16 @@ impl Weights {
         self.0.kernel
     }
 
+    /// How many bytes they take, without what is kept between steps.
+    pub(crate) fn bytes(&self) -> u64 {
+        let size = match &self.0.form {
+            Form::Bf16(_) | Form::Table(Buffer::Bf16(_)) => size_of::<bf16>(),
+            _ => size_of::<f32>(),
+        };
+        let Stock { outputs, inputs, kernel, .. } = *self.0;
+        (outputs * inputs * kernel * kernel * size) as u64
+    }
+
     /// Gives up what the kernels made of the weights for the maps so far: when none is to come soon.
     pub(crate) fn rest(&self) {
         match &self.0.form {

@@ -275,7 +275,11 @@ impl Request {
             && !(0.0..=1.0).contains(&refiner.switch_at)
         {
             let found = refiner.switch_at.to_string();
-            return invalid("the step at which the refiner begins", found, "it must be from 0 to 1");
+            return invalid(
+                "the step at which the refiner begins",
+                found,
+                "it must be from 0 to 1",
+            );
         }
         for adapter in &self.adapters {
             for weight in [adapter.unet_weight, adapter.text_encoder_weight] {

@@ -297,8 +297,7 @@ fn write_open_clip(
     insert("positional_embedding", of("embeddings.position_embedding.weight"));
     insert("token_embedding.weight", of("embeddings.token_embedding.weight"));
     let first = |layer| format!("{from}.text_model.encoder.layers.{layer}.layer_norm1.weight");
-    let layers =
-        (0..).take_while(|i| tensors.contains_key(&first(*i))).last().unwrap_or_default();
+    let layers = (0..).take_while(|i| tensors.contains_key(&first(*i))).last().unwrap_or_default();
     for end in ["weight", "bias"] {
         insert(&format!("ln_final.{end}"), of(&format!("final_layer_norm.{end}")));
         for layer in 0..=layers + usize::from(spare) {

@@ -15,7 +15,7 @@ use std::{collections::HashMap, path::PathBuf};
 
 use candle_core::Tensor;
 use engine::{
-    AdapterUse, DeviceId, Engine, Image, InitImage, Request, Sizes,
+    AdapterUse, DeviceId, Engine, Image, InitImage, Refiner, Request, Sizes,
     sample::{
         SAMPLERS, Sampler,
         schedule::{SCHEDULES, Schedule},
@@ -144,6 +144,33 @@ fn two_text_encoders_and_sizes_agree_on_the_structure_of_sdxl() {
         println!("{apart:.1e} {model}, told sizes");
         assert!(apart < TOLERANCE, "{model}, told sizes: {apart:e}");
     }
+}
+
+/// A1111 gives the steps from `switch_at` on to the refiner.
+#[test]
+fn a_refiner_takes_the_last_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    ["sdxl", "refiner"].map(|model| write_folder(model, &path(model)));
+    let refined = |switch_at| Request {
+        refiner: Some(Refiner { checkpoint: path("refiner"), switch_at }),
+        steps: 5,
+        sampler: sampler("euler"),
+        ..request(&path("sdxl"))
+    };
+    let golden = golden("networks/sdxl.safetensors");
+    let mut engine = engine();
+    for (switch_at, name) in [(0.6, "latents.refined"), (1.0, "latents.euler.karras")] {
+        let output = generate(&mut engine, &refined(switch_at)).unwrap();
+        let apart = apart(&output.latents, &golden[name]);
+        println!("{apart:.1e} {name}");
+        assert!(apart < TOLERANCE, "{name}: {apart:e}");
+    }
+    // Its latents would mean nothing to another family.
+    write_folder("sd15", &path("sd15"));
+    let wrong = Request { checkpoint: path("sd15"), ..refined(0.6) };
+    let error = generate(&mut engine, &wrong).unwrap_err().to_string();
+    assert!(error.contains("SDXL refiner") && error.contains("SD 1.x"), "{error}");
 }
 
 // --- the starter -----------------------------------------------------------------------------

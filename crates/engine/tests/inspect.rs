@@ -110,9 +110,10 @@ fn checkpoints_are_told_by_their_structure() {
     let answer = inspect(&path).unwrap();
     assert_is(&answer, Kind::BaseModel, "an SD 2.x base model");
 
-    for (unet, what) in
-        [("unet_sdxl.tsv", "an SDXL base model"), ("unet_sdxl_refiner.tsv", "an SDXL refiner base model")]
-    {
+    for (unet, what) in [
+        ("unet_sdxl.tsv", "an SDXL base model"),
+        ("unet_sdxl_refiner.tsv", "an SDXL refiner base model"),
+    ] {
         write(&path, &checkpoint(unet, &[]), None);
         let answer = inspect(&path).unwrap();
         assert_is(&answer, Kind::BaseModel, what);

@@ -183,6 +183,43 @@ fn a_slider_costs_the_modules_of_its_adapter() {
     }
 }
 
+/// Base models stay loaded while they fit into the budget; the one that was not used for the longest time
+/// goes first, and no pixel depends on it.
+#[test]
+fn base_models_stay_loaded_within_a_budget() {
+    let mut studio = Studio::new();
+    for name in ["second", "third"] {
+        write_folder("tiny", &studio.file(name));
+    }
+    let mut loads = |engine: &mut Engine, model: &str| -> bool {
+        let request = Request { steps: 1, ..request(&studio.folder.path().join(model)) };
+        let mut loaded = false;
+        let mut watch = |progress: Progress<'_>| {
+            loaded |= progress.phase == Phase::Load;
+            ControlFlow::Continue(())
+        };
+        engine.generate(&request, &mut watch).unwrap();
+        loaded
+    };
+    let engine = &mut studio.engine;
+    assert!(loads(engine, "model") && loads(engine, "second"));
+    assert!(!loads(engine, "model") && !loads(engine, "second"), "both fit");
+
+    // Of f32 weights, without those of the text encoder, which rests when the prompt is encoded.
+    let elements = |name: &str| -> usize {
+        let of = tensors("tiny").into_iter().filter(|(tensor, _)| tensor.starts_with(name));
+        of.map(|(_, tensor)| tensor.elem_count()).sum()
+    };
+    let resting = 4 * (elements("unet.") + elements("vae.decoder."));
+    let coming = 4 * (elements("unet.") + elements("text_encoder.") + elements("vae."));
+    engine.set_budget((resting + coming) as u64);
+    assert!(loads(engine, "third"));
+    assert!(!loads(engine, "second"), "it was used after the first");
+    assert!(loads(engine, "model"), "it had to go");
+    engine.set_budget(0);
+    assert!(loads(engine, "model") && loads(engine, "second") && !loads(engine, "second"));
+}
+
 /// One adapter in two spellings.
 #[test]
 fn spelling_changes_no_bit() {
@@ -236,7 +273,7 @@ fn threads_change_no_bit() {
 
 #[test]
 fn layout_changes_no_bit() {
-    for model in ["sd15", "sd21"] {
+    for model in ["sd15", "sd21", "sdxl", "refiner"] {
         layout_changes_no_bit_of(model);
     }
 }

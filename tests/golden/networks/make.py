@@ -23,6 +23,7 @@ and shapes per network. `<model>.safetensors` holds the networks' answers, all f
     vae.picture             decoded from latents (1, 4, 3, 5)
     latents.<sampler>.<schedule>   the end of a whole generation: "a fox", 48 x 64 pixels, guidance 3,
                             seed 3; for tiny all pairs with 20 steps, for the others a few with 5
+    latents.refined         with `refiner` for the last two of the five steps (in sdxl)
     latents.told            the same with a negative prompt and the sizes TOLD (SDXL: without a negative
                             prompt its conditioning is zero)
 
@@ -354,6 +355,21 @@ def answers(model):
     return out
 
 
+def refined(model, other):
+    """Three steps of SDXL, two of its refiner."""
+    def conditioning(model, text_ids):
+        return reference.encode_pooled(model, lambda encoder: [chunk_of(encoder, text_ids)])
+
+    cond, pooled = conditioning(model, SD15_PROMPT)
+    beside = added(model, torch.cat([torch.zeros_like(pooled), pooled]), [[64, 48, 0, 0, 64, 48]] * 2)
+    (late, pooled), (negative, unpooled) = conditioning(other, SD15_PROMPT), conditioning(other, [])
+    scores = added(other, torch.cat([unpooled, pooled]), [[64, 48, 0, 0, 2.5], [64, 48, 0, 0, 6]])
+    denoiser = reference.guided_unet(other, late, negative, 3.0, scores)
+    return reference.sample(model, cond, torch.zeros_like(cond), sampler="euler", schedule="karras",
+                            steps=5, guidance=3.0, seed=3, width=48, height=64, added=beside,
+                            refiner=(denoiser, 3))
+
+
 def check(folder, model, out):
     """Every weight must matter, or a test could pass without it."""
     for name, tensor in out.items():
@@ -395,6 +411,11 @@ if __name__ == "__main__":
             with_weights(HERE / name, Path(target))
             loaded = reference.Model(target)
         out = answers(loaded)
+        if name == "sdxl":
+            with tempfile.TemporaryDirectory() as target:
+                write_folder(HERE / "refiner", MODELS["refiner"])
+                with_weights(HERE / "refiner", Path(target))
+                out["latents.refined"] = refined(loaded, reference.Model(target))
         check(HERE / name, loaded, out)
         out = {key: value.contiguous() for key, value in out.items()}
         save_file(out, HERE / f"{name}.safetensors")

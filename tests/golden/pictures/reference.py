@@ -380,23 +380,32 @@ def sigmas_of(model, sampler, schedule, steps):
 
 
 def sample(model, cond, uncond, *, sampler, schedule="karras", steps=20, guidance=4.0, seed=7,
-           width=128, height=128, init=None, denoise=1.0, noise=None, added=None):
+           width=128, height=128, init=None, denoise=1.0, noise=None, added=None, refiner=None):
     """The latents after the last step, `(1, 4, height / 8, width / 8)`.
 
     `init` are the latents of a picture: img2img by A1111's rules, which run the last
     int(denoise * steps) + 1 steps, the noise of an SDE still being that of the whole schedule.
+    `refiner` is another denoiser (as `guided_unet` makes it), and the step from which on it is asked.
     """
     # One generator for the first noise and for all that a sampler draws.
     torch.manual_seed(seed)
     drawn = torch.randn(1, 4, height // 8, width // 8)
     x = (drawn if noise is None else noise).to(model.dtype)
-    guided = guided_unet(model, cond, uncond, guidance, added)
+    guided = base = guided_unet(model, cond, uncond, guidance, added)
 
     if sampler in OWN_SCHEDULE:
         assert init is None
         return own_schedule(model, guided, sampler, x, steps)
 
     sigmas = sigmas_of(model, sampler, schedule, steps)
+    if refiner:
+        refined, step = refiner
+        last = wrapper(model, None).sigma_to_t(sigmas[step])
+
+        def guided(x, t):
+            late = torch.as_tensor(t).reshape(-1)[0] <= last
+            return refined(x, t) if late else base(x, t)
+
     extra = {}
     if sampler in BROWNIAN:
         low, high = sigmas[sigmas > 0].min(), sigmas.max()

@@ -103,6 +103,11 @@ impl PatchedWeights {
         &self.layers
     }
 
+    /// Bytes of all working weights.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.layers.modules.values().map(Weights::bytes).sum()
+    }
+
     /// Gives up the working weights of all modules whose names begin so, to be made anew when they are
     /// wanted.
     pub(crate) fn forget(&mut self, prefix: &str) {
@@ -215,11 +220,6 @@ pub(crate) struct Adapters {
 }
 
 impl Adapters {
-    /// Forgets everything: another base model was opened.
-    pub(crate) fn clear(&mut self) {
-        self.opened.clear();
-    }
-
     /// The adapter at `path`, opened and fitted to `modules` if that has not been done yet.
     fn open(&mut self, path: &Path, modules: &Modules) -> Result<Arc<Fitted>> {
         if let Some(fitted) = self.opened.get(path).filter(|fitted| fitted.adapter.is_current()) {

@@ -182,7 +182,11 @@ mod tests {
             "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora",
             "diffusion_model.input_blocks.3.1.transformer_blocks.0.attn1.to_out.0",
         ] {
-            assert_eq!(spellings.get(name, None).map(|found| &*found.module), Some(module), "{name}");
+            assert_eq!(
+                spellings.get(name, None).map(|found| &*found.module),
+                Some(module),
+                "{name}"
+            );
         }
         let doubled =
             "lora_unet_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0";
@@ -200,7 +204,11 @@ mod tests {
             "text_encoder.text_model.encoder.layers.0.self_attn.to_q_lora",
             "base_model.model.encoder.layers.0.self_attn.q_proj",
         ] {
-            assert_eq!(spellings.get(name, None).map(|found| &*found.module), Some(module), "{name}");
+            assert_eq!(
+                spellings.get(name, None).map(|found| &*found.module),
+                Some(module),
+                "{name}"
+            );
         }
         let second = "lora_te2_text_model_encoder_layers_0_self_attn_q_proj";
         assert_eq!(spellings.get(second, None), None);

@@ -95,7 +95,7 @@ pub(crate) enum States {
 }
 
 /// Every architecture that loads.
-pub static ARCHITECTURES: &[&Architecture] = 
+pub static ARCHITECTURES: &[&Architecture] =
     &[&sd1::SD1, &sd2::SD2, &sdxl::SDXL, &refiner::REFINER];
 
 /// The names of all that load, in a sentence: "SD 1.x, SD 2.x and SDXL".

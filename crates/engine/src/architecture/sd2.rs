@@ -2,9 +2,7 @@
 //! transformers, heads of 64 channels.
 
 use super::{Architecture, Heads, States, TextEncoder, is_plain};
-use crate::{
-    checkpoint::keys::Component, ops::Activation, preview, sample::denoiser::Prediction,
-};
+use crate::{checkpoint::keys::Component, ops::Activation, preview, sample::denoiser::Prediction};
 
 pub(super) static SD2: Architecture = Architecture {
     id: "sd2",

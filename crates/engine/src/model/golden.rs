@@ -35,14 +35,26 @@ const TINY: Case = Case {
     heads: Heads::Count(4),
     groups: 8,
     vae_groups: 4,
-    clip: ClipConfig { heads: 4, activation: Activation::Gelu, eps: 1e-5, unused_layers: 0, states: States::Normalized },
+    clip: ClipConfig {
+        heads: 4,
+        activation: Activation::Gelu,
+        eps: 1e-5,
+        unused_layers: 0,
+        states: States::Normalized,
+    },
 };
 const SD15: Case = Case {
     name: "sd15",
     heads: Heads::Count(8),
     groups: 32,
     vae_groups: 32,
-    clip: ClipConfig { heads: 2, activation: Activation::QuickGelu, eps: 1e-5, unused_layers: 0, states: States::Normalized },
+    clip: ClipConfig {
+        heads: 2,
+        activation: Activation::QuickGelu,
+        eps: 1e-5,
+        unused_layers: 0,
+        states: States::Normalized,
+    },
 };
 const SD21: Case = Case {
     name: "sd21",
@@ -111,7 +123,11 @@ fn text_encoder(case: &Case, golden: &HashMap<String, Tensor>) {
     let clip = Clip::new(&layers.scope("text_encoder"), case.clip).unwrap();
     for (clip_skip, name) in [(1, "text.last"), (2, "text.skip2")] {
         let encoded = clip.encode(&ids(golden), 21, clip_skip, F32).unwrap();
-        check(&format!("{} {name}", case.name), encoded.states.values().into_owned(), &golden[name]);
+        check(
+            &format!("{} {name}", case.name),
+            encoded.states.values().into_owned(),
+            &golden[name],
+        );
         assert_eq!(encoded.pooled, None);
     }
 }
@@ -147,15 +163,19 @@ fn pooled_text_encoders(case: &Case, golden: &HashMap<String, Tensor>) {
 fn unet(case: &Case, golden: &HashMap<String, Tensor>) {
     let layers = layers(case, "unet");
     let context = case.context();
-    let config =
-        UNetConfig { heads: case.heads, groups: case.groups, eps: 1e-5, size_width: 256 };
+    let config = UNetConfig { heads: case.heads, groups: case.groups, eps: 1e-5, size_width: 256 };
     let unet = UNet::new(&layers.scope("unet"), context, config).unwrap();
     let x = given("latents", &[2, 4, 12, 10]);
     let pooled = flat(&given("pooled", &[2, 128]));
     let beside: Vec<_> = pooled.chunks(128).map(<[f32]>::to_vec).zip(case.sizes()).collect();
     for (t, length) in [(999.0, 77), (541.375, 154), (0.5, 77)] {
         let prompts = flat(&given(&format!("context {length}"), &[2, length, context]));
-        let out = unet.forward(map(&x), t, &unet.read(&Tokens::new(prompts, 2, context, F32), &beside), F32);
+        let out = unet.forward(
+            map(&x),
+            t,
+            &unet.read(&Tokens::new(prompts, 2, context, F32), &beside),
+            F32,
+        );
         let name = format!("unet.{t:?}.{length}");
         check(&format!("{} {name}", case.name), out.planes(), &golden[&name]);
 

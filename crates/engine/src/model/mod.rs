@@ -10,6 +10,7 @@ pub(crate) mod clip;
 mod golden;
 pub(crate) mod layers;
 pub(crate) mod resnet;
+pub(crate) mod tile;
 pub(crate) mod transformer;
 pub(crate) mod unet;
 pub(crate) mod vae;

@@ -6,9 +6,7 @@ use std::ops::ControlFlow;
 use candle_core::Tensor;
 
 use super::{Denoise, Sampler};
-use crate::{
-    Error, Estimate, Phase, Progress, Result, Watch, preview::Colors,
-};
+use crate::{Error, Estimate, Phase, Progress, Result, Watch, preview::Colors};
 
 /// What a UNet outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,0 +1,672 @@
+//! One base model as it is loaded: its weights under a stack, the networks made of them, and what its text
+//! encoders last said.
+
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{Device, Tensor};
+use kernels::conv::Size;
+
+use crate::{
+    Conditioning, Error, Image, PatchReport, Phase, Pooled, Precision, Progress, Request, Result,
+    Watch,
+    adapter::patch::{Adapters, Coat, PatchedWeights, Tally},
+    architecture::Modules,
+    checkpoint::{Checkpoint, Tensors, VaeConfig, open_vae},
+    device,
+    model::{
+        clip::Clip,
+        layers::Scope,
+        tile::{self, Blend},
+        unet::UNet,
+        vae::{Decoder, Encoder},
+    },
+    ops::Map,
+    text::{self, tokenizer::Tokenizer},
+};
+
+/// One base model with its stack.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    path: PathBuf,
+    vae_path: Option<PathBuf>,
+    pub(crate) checkpoint: Checkpoint,
+    adapters: Adapters,
+    /// The VAE that was chosen instead of the base model's own.
+    vae: Option<Tensors>,
+    vae_config: VaeConfig,
+    /// One for each text encoder.
+    tokenizers: Vec<Tokenizer>,
+    /// Every module of UNet and text encoders: what adapters can change.
+    modules: Modules,
+    weights: PatchedWeights,
+    /// VAE weights. They have no adapters, and may be in another precision than the rest.
+    vae_weights: PatchedWeights,
+    networks: Option<Networks>,
+    /// The last conditioning, and all that it was made of.
+    conditioning: Option<(Words, Conditioning)>,
+}
+
+/// All that a conditioning depends on, for one base model.
+#[derive(Debug, Clone, PartialEq)]
+struct Words {
+    prompt: String,
+    negative_prompt: String,
+    clip_skip: u32,
+    precision: Precision,
+    /// Content hash and weight of each adapter that acts on the text encoder.
+    stack: Vec<([u8; 32], u64)>,
+}
+
+impl Words {
+    fn new(request: &Request, stack: &[Coat]) -> Words {
+        Words {
+            prompt: request.prompt.clone(),
+            negative_prompt: request.negative_prompt.clone(),
+            clip_skip: request.clip_skip,
+            precision: request.precision,
+            stack: stack
+                .iter()
+                .filter(|coat| coat.text_encoder_weight != 0.0)
+                .map(|coat| (coat.fitted.adapter.hash(), coat.text_encoder_weight.to_bits()))
+                .collect(),
+        }
+    }
+}
+
+/// How the names of the text encoders' modules begin.
+const TEXT_ENCODER: &str = "text_encoder";
+
+/// The layer of SDXL's UNet that reads the pooled prompt.
+const ADD_EMBEDDING: &str = "unet.add_embedding.linear_1";
+
+/// What weights become.
+#[derive(Debug)]
+pub(crate) struct Networks {
+    /// Only until the prompts are encoded, unless an adapter acts on one.
+    clips: Option<Vec<Clip>>,
+    pub(crate) unet: UNet,
+    pub(crate) decoder: Decoder,
+    /// Only where a picture was to be encoded.
+    encoder: Option<Encoder>,
+}
+
+impl Loaded {
+    /// Opens a request's base model and VAE: headers and configurations only.
+    ///
+    /// # Errors
+    /// Those of files that are no such thing.
+    pub(crate) fn open(request: &Request) -> Result<Loaded> {
+        let checkpoint = Checkpoint::open(&request.checkpoint)?;
+        let (vae, vae_config) = match &request.vae {
+            Some(path) => {
+                let (tensors, config) = open_vae(path, checkpoint.architecture)?;
+                (Some(tensors), config)
+            }
+            None => (None, checkpoint.vae),
+        };
+        let tokenizers = checkpoint
+            .text_encoders
+            .iter()
+            .map(|encoder| match (&encoder.tokenizer, encoder.padding) {
+                (Some(folder), _) => Tokenizer::open(folder),
+                (None, Some(byte)) => Ok(Tokenizer::clip().padding_with(byte)),
+                (None, None) => Ok(Tokenizer::clip()),
+            })
+            .collect::<Result<_>>()?;
+        let mut modules = checkpoint.tensors.modules();
+        modules.retain(|name, _| !name.starts_with("vae."));
+        Ok(Loaded {
+            path: request.checkpoint.clone(),
+            vae_path: request.vae.clone(),
+            checkpoint,
+            adapters: Adapters::default(),
+            vae,
+            vae_config,
+            tokenizers,
+            modules,
+            weights: PatchedWeights::default(),
+            vae_weights: PatchedWeights::default(),
+            networks: None,
+            conditioning: None,
+        })
+    }
+
+    /// The networks of the latest request.
+    pub(crate) fn networks(&self) -> &Networks {
+        self.networks.as_ref().expect("built by `patch`, which comes first")
+    }
+
+    /// Whether this was opened from that file or folder.
+    pub(crate) fn is_of(&self, checkpoint: &Path) -> bool {
+        self.path == checkpoint
+    }
+
+    /// Bytes of weights in memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.weights.bytes() + self.vae_weights.bytes()
+    }
+
+    /// Bytes of weights that a request will have in memory at once, about.
+    pub(crate) fn needed_bytes(&self, request: &Request) -> u64 {
+        let size = |precision| if precision == Precision::Bf16 { 2 } else { 4 };
+        let elements = |shape: &Vec<usize>| shape.iter().product::<usize>() as u64;
+        let networks: u64 = self.modules.values().map(elements).sum();
+        let vae = self.vae_tensors().modules();
+        let vae = vae_modules(self.vae_tensors(), request.init.is_some())
+            .iter()
+            .filter_map(|name| vae.get(name).map(elements))
+            .sum::<u64>();
+        networks * size(request.precision) + vae * size(self.vae_precision(request.precision))
+    }
+
+    /// Fails before anything is read if the weights do not fit into what memory is left.
+    pub(crate) fn require_memory(&self, request: &Request) -> Result<()> {
+        let needed = self.needed_bytes(request);
+        match device::available_memory().filter(|&available| available < needed) {
+            None => Ok(()),
+            Some(available) => {
+                Err(Error::OutOfMemory { doing: "loading the base model", needed, available })
+            }
+        }
+    }
+
+    /// Whether this is the base model of a request, and its files are as they were.
+    pub(crate) fn is_for(&self, request: &Request) -> bool {
+        self.path == request.checkpoint
+            && self.vae_path == request.vae
+            && self.checkpoint.tensors.is_current()
+            && self.vae.as_ref().is_none_or(Tensors::is_current)
+    }
+
+    /// Fits a request's adapters, and brings weights and networks to what they make of them.
+    ///
+    /// # Errors
+    /// Adapters that do not fit are named; otherwise files that cannot be read, or [`Error::Cancelled`].
+    pub(crate) fn prepare(
+        &mut self,
+        request: &Request,
+        opened: bool,
+        watch: &mut Watch<'_>,
+    ) -> Result<(Vec<Coat>, PatchReport)> {
+        let name = self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy();
+        let architecture = self.checkpoint.architecture.name;
+        let (stack, report) =
+            self.adapters.stack(&request.adapters, &self.modules, &name, architecture)?;
+        self.patch(&stack, request, opened, watch)?;
+        Ok((stack, report))
+    }
+
+    /// Brings weights and networks to what the request and its stack make of them.
+    ///
+    /// On a model that was just opened, weights that no adapter touches belong to loading; everything
+    /// else is patching.
+    fn patch(
+        &mut self,
+        stack: &[Coat],
+        request: &Request,
+        opened: bool,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
+        let (precision, encoder) = (request.precision, request.init.is_some());
+        let encoded = self.encoded(&Words::new(request, stack)).is_some();
+        let wanted = self.modules.keys().filter(|name| !encoded || !name.starts_with(TEXT_ENCODER));
+        let outdated = self.weights.outdated(wanted.cloned(), stack, precision);
+        let (plain, patched): (Vec<_>, Vec<_>) =
+            outdated.into_iter().partition(|(_, recipe)| opened && recipe.is_empty());
+        let vae = vae_modules(self.vae_tensors(), encoder);
+        let vae = self.vae_weights.outdated(vae.into_iter(), &[], self.vae_precision(precision));
+
+        let changed = !(plain.is_empty() && patched.is_empty() && vae.is_empty());
+        let lacks = |n: &Networks| encoder && n.encoder.is_none() || !encoded && n.clips.is_none();
+        if changed || self.networks.as_ref().is_none_or(lacks) {
+            // The networks share the layers: dropping them first lets the old weights go before the
+            // new ones are made.
+            self.networks = None;
+        }
+        let phase = if opened { Phase::Load } else { Phase::Patch };
+        let loading = plain.len() + vae.len();
+        let mut tally =
+            Tally::new(phase, if opened { loading } else { loading + patched.len() }, watch)?;
+        self.weights.make(&self.checkpoint.tensors, stack, plain, &mut tally)?;
+        let vae_tensors = self.vae.as_ref().unwrap_or(&self.checkpoint.tensors);
+        self.vae_weights.make(vae_tensors, &[], vae, &mut tally)?;
+        if opened && !patched.is_empty() {
+            tally = Tally::new(Phase::Patch, patched.len(), watch)?;
+        }
+        self.weights.make(&self.checkpoint.tensors, stack, patched, &mut tally)?;
+        if self.networks.is_none() {
+            self.networks = Some(self.build(encoder, !encoded)?);
+        }
+        Ok(())
+    }
+
+    fn vae_tensors(&self) -> &Tensors {
+        self.vae.as_ref().unwrap_or(&self.checkpoint.tensors)
+    }
+
+    /// What the VAE works in. A picture is not worth decoding in f16 to find that it overflowed.
+    fn vae_precision(&self, precision: Precision) -> Precision {
+        match precision {
+            Precision::F16 if self.vae_config.overflows_f16 => Precision::F32,
+            precision => precision,
+        }
+    }
+
+    fn build(&self, encoder: bool, text_encoders: bool) -> Result<Networks> {
+        let clips = if text_encoders { Some(self.clips()?) } else { None };
+        let context = match (&clips, &self.conditioning) {
+            (Some(clips), _) => clips.iter().map(Clip::width).sum(),
+            (None, Some((_, conditioning))) => conditioning.cond.dim(2)?,
+            (None, None) => unreachable!("without its text encoders a prompt was encoded before"),
+        };
+        let unet = UNet::new(&self.weights.layers().scope("unet"), context, self.checkpoint.unet)?;
+        let vae = self.vae_weights.layers().scope("vae");
+        let decoder = self.decoder(&vae)?;
+        let encoder = match encoder {
+            true => Some(Encoder::new(&vae, self.vae_config.groups)?),
+            false => None,
+        };
+        Ok(Networks { clips, unet, decoder, encoder })
+    }
+
+    fn clips(&self) -> Result<Vec<Clip>> {
+        let layers = self.weights.layers();
+        let encoders = self.checkpoint.text_encoders.iter().zip(&self.tokenizers);
+        let built = encoders.map(|(encoder, tokenizer)| {
+            let clip = Clip::new(&layers.scope(encoder.component.folder()), encoder.clip)?;
+            if clip.vocabulary() == tokenizer.vocabulary() {
+                return Ok(clip);
+            }
+            Err(Error::Incomplete {
+                path: self.path.clone(),
+                missing: format!(
+                    "its {} knows {} tokens, but the tokenizer {} has {}",
+                    encoder.component.name(),
+                    clip.vocabulary(),
+                    match &encoder.tokenizer {
+                        Some(folder) => format!("in `{}`", folder.display()),
+                        None => "of CLIP, which stands in where a model has none,".to_owned(),
+                    },
+                    tokenizer.vocabulary(),
+                ),
+                advice: "Use the model as a diffusers folder with its own tokenizer".into(),
+            })
+        });
+        built.collect()
+    }
+
+    fn decoder(&self, vae: &Scope<'_>) -> Result<Decoder> {
+        let decoder = Decoder::new(vae, self.vae_config.groups)?;
+        vae.require(decoder.scale() == 8, "decoder.conv_out", "a decoder that enlarges 8 times")?;
+        Ok(decoder)
+    }
+
+    /// What the text encoder makes of both prompts: anew only if something that it depends on changed,
+    /// so that a slider that moves on the UNet alone does not wait for it.
+    pub(crate) fn conditioning(
+        &mut self,
+        request: &Request,
+        stack: &[Coat],
+    ) -> Result<Conditioning> {
+        let words = Words::new(request, stack);
+        if let Some(conditioning) = self.encoded(&words) {
+            return Ok(conditioning.clone());
+        }
+        let networks = self.networks.as_mut().expect("built by `patch`, which comes first");
+        let clips = networks.clips.take().expect("built where a prompt is new");
+        let conditioning = self.encode_prompts(&clips, request)?;
+        if words.stack.is_empty() {
+            // Their memory is of more use than the tenths of a second that the next prompt saves.
+            drop(clips);
+            self.weights.forget(TEXT_ENCODER);
+        } else if let Some(networks) = &mut self.networks {
+            // An adapter's slider may move next, and must not wait for what the adapter does not change.
+            networks.clips = Some(clips);
+        }
+        self.conditioning = Some((words, conditioning.clone()));
+        Ok(conditioning)
+    }
+
+    /// What the text encoder made of these words, if they were the last.
+    fn encoded(&self, words: &Words) -> Option<&Conditioning> {
+        let (made_of, conditioning) = self.conditioning.as_ref()?;
+        (made_of == words).then_some(conditioning)
+    }
+
+    /// Both prompts as encoded, each of its own length.
+    fn encode_prompts(&self, clips: &[Clip], request: &Request) -> Result<Conditioning> {
+        let (cond, pooled) = self.encode_prompt(clips, &request.prompt, request)?;
+        let (mut uncond, mut other) =
+            self.encode_prompt(clips, &request.negative_prompt, request)?;
+        if request.negative_prompt.is_empty() && self.checkpoint.zeroes_empty_negative {
+            (uncond, other) = (uncond.zeros_like()?, other.map(|it| it.zeros_like()).transpose()?);
+        }
+        let pooled = pooled.zip(other).map(|(cond, uncond)| Pooled { cond, uncond });
+        let conditioning = Conditioning { cond, uncond, pooled };
+        if finite(&conditioning.cond)? && finite(&conditioning.uncond)? {
+            return Ok(conditioning);
+        }
+        Err(Error::Diverged {
+            phase: "encoding the prompt",
+            advice: "Lower the adapters' text encoder weights, or choose precision f32",
+        })
+    }
+
+    /// One prompt: the channels of all text encoders side by side, and the pooled encoding of the first
+    /// chunk, if one of them gives it.
+    fn encode_prompt(
+        &self,
+        clips: &[Clip],
+        prompt: &str,
+        request: &Request,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let (mut encoded, mut pooled) = (Vec::new(), None);
+        for (clip, tokenizer) in clips.iter().zip(&self.tokenizers) {
+            let mut values = Vec::new();
+            for chunk in text::chunks(tokenizer, prompt) {
+                let end = chunk.ids.iter().position(|&id| id == tokenizer.end());
+                let end = end.expect("each chunk ends with an end token");
+                let made = clip.encode(&chunk.ids, end, request.clip_skip, request.precision)?;
+                let mut states = made.states.values().into_owned();
+                text::emphasis::apply(&mut states, &chunk.weights);
+                values.extend(states);
+                pooled = pooled.or(made.pooled);
+            }
+            let tokens = values.len() / clip.width();
+            encoded.push(Tensor::from_vec(values, (1, tokens, clip.width()), &Device::Cpu)?);
+        }
+        let pooled = pooled.map(|values| {
+            let width = values.len();
+            Tensor::from_vec(values, (1, width), &Device::Cpu)
+        });
+        Ok((Tensor::cat(&encoded, 2)?, pooled.transpose()?))
+    }
+
+    /// What the UNet is told beside the tokens: the pooled prompt (or negative prompt), and sizes, height
+    /// before width as in the reference code. Of the refiner a score stands in place of the last two.
+    pub(crate) fn pooled(
+        &self,
+        unet: &UNet,
+        conditioning: &Conditioning,
+        request: &Request,
+        positive: bool,
+    ) -> Result<Option<(Vec<f32>, Vec<f64>)>> {
+        let Some(pooled) = &conditioning.pooled else { return Ok(None) };
+        let pooled = if positive { &pooled.cond } else { &pooled.uncond };
+        let pooled = pooled.flatten_all()?.to_vec1::<f32>()?;
+        let (given, picture) = (request.sizes, (request.width, request.height));
+        let (original, target) =
+            (given.original.unwrap_or(picture), given.target.unwrap_or(picture));
+        let score = if positive { given.aesthetic_score } else { given.negative_aesthetic_score };
+        let mut sizes =
+            [original.1, original.0, given.crop.1, given.crop.0].map(f64::from).to_vec();
+        match unet.sizes(pooled.len()) {
+            Some(6) => sizes.extend([target.1, target.0].map(f64::from)),
+            Some(5) => sizes.push(score),
+            _ => {
+                return Err(Error::WrongShape {
+                    path: self.path.clone(),
+                    tensor: "unet.add_embedding.linear_1.weight".into(),
+                    found: self.modules.get(ADD_EMBEDDING).cloned().unwrap_or_default(),
+                    expected: format!(
+                        "inputs for a pooled prompt of {} numbers and 5 or 6 sizes",
+                        pooled.len()
+                    ),
+                });
+            }
+        }
+        Ok(Some((pooled, sizes)))
+    }
+
+    /// The first picture of img2img in the model's latent space: the mean of the VAE's posterior.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if the VAE makes no numbers of it even in f32.
+    pub(crate) fn init_latents(
+        &self,
+        networks: &Networks,
+        request: &Request,
+    ) -> Result<Option<Tensor>> {
+        let (Some(init), Some(encoder)) = (&request.init, &networks.encoder) else {
+            return Ok(None);
+        };
+        let side = self.tile_side(networks, request)?;
+        let precision = self.vae_precision(request.precision);
+        if let Some(latents) = self.encode_with(encoder, &init.image, precision, side)? {
+            return Ok(Some(latents));
+        }
+        // Half precision overflowed.
+        let weights = self.vae_in_f32(true)?;
+        let encoder = Encoder::new(&weights.layers().scope("vae"), self.vae_config.groups)?;
+        let latents = self.encode_with(&encoder, &init.image, Precision::F32, side)?;
+        latents.map(Some).ok_or(Error::Diverged {
+            phase: "encoding the picture",
+            advice: "The VAE is damaged; choose another",
+        })
+    }
+
+    /// The latents of a picture, or nothing if there are values that are not numbers in them.
+    ///
+    /// * `side`: of the tiles, in latents
+    fn encode_with(
+        &self,
+        encoder: &Encoder,
+        picture: &Image,
+        precision: Precision,
+        side: usize,
+    ) -> Result<Option<Tensor>> {
+        let (height, width) = (picture.height as usize / 8, picture.width as usize / 8);
+        let row = picture.width as usize * 3;
+        let axes = (height, width);
+        // Of the eight channels the first four are the mean.
+        let mut blend = Blend::new(height, width, 4);
+        for down in tile::spans(height, side) {
+            for across in tile::spans(width, side) {
+                let rows = 8 * down.start..8 * down.end;
+                let pixels = rows.flat_map(|y| {
+                    &picture.pixels[y * row + 24 * across.start..][..24 * across.len()]
+                });
+                let pixels = pixels.map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
+                let (height, width) = (8 * down.len(), 8 * across.len());
+                let size = Size { batch: 1, height, width, channels: 3 };
+                let moments = encoder.forward(Map::new(pixels, size, precision)).into_tokens();
+                let values = moments.values();
+                let mean: Vec<f32> =
+                    values.chunks(8).flat_map(|place| &place[..4]).copied().collect();
+                let fades = tile::fades((&down, &across), axes, side, 1);
+                blend.add((down.start, across.start), &mean, &fades.0, &fades.1);
+            }
+        }
+        let means = blend.finish();
+        if means.iter().any(|value| !value.is_finite()) {
+            return Ok(None);
+        }
+        let latents = Tensor::from_vec(means, (1, height, width, 4), &Device::Cpu)?;
+        let latents = latents.permute((0, 3, 1, 2))?.contiguous()?;
+        Ok(Some((latents * self.vae_config.scaling_factor)?))
+    }
+
+    /// Latents `(1, 4, h, w)` to a picture eight times their size.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if the VAE makes no numbers of them even in f32.
+    pub(crate) fn decode(
+        &self,
+        networks: &Networks,
+        latents: &Tensor,
+        request: &Request,
+        warnings: &mut Vec<String>,
+    ) -> Result<Image> {
+        let side = self.tile_side(networks, request)?;
+        if side < latents.dim(2)?.max(latents.dim(3)?) {
+            warnings.push("the picture was decoded in tiles, as memory is short".into());
+        }
+        let precision = self.vae_precision(request.precision);
+        if let Some(image) = self.decode_with(&networks.decoder, latents, precision, side)? {
+            return Ok(image);
+        }
+        let broken = Error::Diverged {
+            phase: "decoding the picture",
+            advice: "The VAE is damaged; choose another",
+        };
+        if precision == Precision::F32 {
+            return Err(broken);
+        }
+        warnings.push("the VAE overflowed in half precision and was run again in f32".into());
+        let weights = self.vae_in_f32(false)?;
+        let decoder = self.decoder(&weights.layers().scope("vae"))?;
+        self.decode_with(&decoder, latents, Precision::F32, side)?.ok_or(broken)
+    }
+
+    /// The picture, or nothing if there are values that are not numbers in it.
+    ///
+    /// * `side`: of the tiles, in latents
+    fn decode_with(
+        &self,
+        decoder: &Decoder,
+        latents: &Tensor,
+        precision: Precision,
+        side: usize,
+    ) -> Result<Option<Image>> {
+        let latents = (latents / self.vae_config.scaling_factor)?;
+        let (_, _, height, width) = latents.dims4()?;
+        let mut blend = Blend::new(8 * height, 8 * width, 3);
+        for down in tile::spans(height, side) {
+            for across in tile::spans(width, side) {
+                let part = latents.narrow(2, down.start, down.len())?;
+                let part = part.narrow(3, across.start, across.len())?.contiguous()?;
+                let made = decoder.forward(map_of(&part, 1, precision)?).into_tokens();
+                let fades = tile::fades((&down, &across), (height, width), side, 8);
+                blend.add((8 * down.start, 8 * across.start), &made.values(), &fades.0, &fades.1);
+            }
+        }
+        let values = blend.finish();
+        if values.iter().any(|value| !value.is_finite()) {
+            return Ok(None);
+        }
+        Ok(Some(Image {
+            width: 8 * width as u32,
+            height: 8 * height as u32,
+            pixels: values
+                .into_iter()
+                .map(|value| ((value * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8)
+                .collect(),
+        }))
+    }
+
+    /// The longest side of what the VAE takes at once, in latents: all of the picture, unless that does
+    /// not fit into what memory is left.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if not even a small tile fits.
+    pub(crate) fn tile_side(&self, networks: &Networks, request: &Request) -> Result<usize> {
+        let whole = request.width.max(request.height) as usize / 8;
+        let pixels = u64::from(request.width) * u64::from(request.height);
+        let decoder = &networks.decoder;
+        let Some(available) = device::available_memory() else { return Ok(whole) };
+        if decoder.peak_bytes(pixels) <= available {
+            return Ok(whole);
+        }
+        let fits = |side: &usize| decoder.peak_bytes(usize::pow(8 * side, 2) as u64) <= available;
+        (tile::SMALLEST..whole).rev().find(fits).ok_or(Error::OutOfMemory {
+            doing: "decoding the picture",
+            needed: decoder.peak_bytes(usize::pow(8 * tile::SMALLEST, 2) as u64),
+            available,
+        })
+    }
+
+    fn vae_in_f32(&self, encoder: bool) -> Result<PatchedWeights> {
+        let tensors = self.vae_tensors();
+        let mut weights = PatchedWeights::default();
+        let wanted = vae_modules(tensors, encoder).into_iter();
+        let outdated = weights.outdated(wanted, &[], Precision::F32);
+        let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
+        let mut tally = Tally::new(Phase::Decode, outdated.len(), &mut watch)?;
+        weights.make(tensors, &[], outdated, &mut tally)?;
+        Ok(weights)
+    }
+}
+
+/// The VAE's modules: those of its decoder, and those of its encoder where they are needed.
+fn vae_modules(tensors: &Tensors, encoder: bool) -> Vec<String> {
+    let mut modules = tensors.modules();
+    modules.retain(|name, _| {
+        let decodes = name.starts_with("vae.decoder.") || name == "vae.post_quant_conv";
+        decodes || encoder && (name.starts_with("vae.encoder.") || name == "vae.quant_conv")
+    });
+    modules.into_keys().collect()
+}
+
+/// Latents `(1, 4, h, w)` as a map of `batch` equal images.
+pub(crate) fn map_of(latents: &Tensor, batch: usize, precision: Precision) -> Result<Map> {
+    let (_, channels, height, width) = latents.dims4()?;
+    let planes = latents.flatten_all()?.to_vec1::<f32>()?;
+    let size = Size { batch, height, width, channels };
+    Ok(Map::from_planes(&planes.repeat(batch), size, precision))
+}
+
+/// Whether all values are numbers.
+pub(crate) fn finite(values: &Tensor) -> Result<bool> {
+    Ok(values.flatten_all()?.to_vec1::<f32>()?.iter().all(|value| value.is_finite()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{repository, request};
+
+    /// In both directions, with the starter's VAE: tiles come near to the whole, and the picture changes
+    /// where they meet as it does elsewhere.
+    #[test]
+    fn tiles_show_no_seams() {
+        let side = 384;
+        let ramp = |x: u32, y: u32| [x * 255 / side, y * 255 / side, 255 - (x + y) * 127 / side];
+        let pixels = (0..side).flat_map(|y| (0..side).flat_map(move |x| ramp(x, y)));
+        let pixels = pixels.map(|value| value as u8).collect();
+        let picture = Image { width: side, height: side, pixels };
+        let mut wanted = request(&repository("assets/starter/model"));
+        (wanted.width, wanted.height) = (side, side);
+        let image = picture.clone();
+        wanted.init = Some(crate::InitImage { image, denoising_strength: 0.0 });
+        let mut loaded = Loaded::open(&wanted).unwrap();
+        let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
+        loaded.prepare(&wanted, true, &mut watch).unwrap();
+        let networks = loaded.networks();
+        let encoder = networks.encoder.as_ref().unwrap();
+
+        let latents = |side| {
+            let made = loaded.encode_with(encoder, &picture, Precision::F32, side);
+            made.unwrap().unwrap()
+        };
+        let (whole, tiled) = (latents(48), latents(32));
+        let apart = crate::testing::apart(&tiled, &whole);
+        assert!(apart > 0.0 && apart < 0.1, "latents {apart}");
+
+        let decoded = |side| {
+            let made = loaded.decode_with(&networks.decoder, &whole, Precision::F32, side);
+            made.unwrap().unwrap().pixels
+        };
+        let (whole, tiled) = (decoded(48), decoded(32));
+        let differences = |a: &[u8], b: &[u8]| -> f64 {
+            let sum: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a.abs_diff(*b))).sum();
+            sum / a.len() as f64
+        };
+        let apart = differences(&whole, &tiled);
+        assert!(apart > 0.0 && apart < 5.0, "pixels {apart}");
+        // From each row to the next, beside the same of the picture in one piece.
+        let row = side as usize * 3;
+        let changes = |pixels: &[u8]| -> Vec<f64> {
+            let rows: Vec<_> = pixels.chunks(row).collect();
+            rows.windows(2).map(|pair| differences(pair[0], pair[1])).collect()
+        };
+        let (tiled, whole) = (changes(&tiled), changes(&whole));
+        // The tiles meet between the rows 128 and 256.
+        for y in 120..264 {
+            let more = (tiled[y] - whole[y]).abs();
+            assert!(more < 1.0, "row {y}: {} instead of {}", tiled[y], whole[y]);
+        }
+    }
+}
