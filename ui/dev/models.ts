@@ -20,7 +20,9 @@ export const DEFAULTS: GenerationParams = {
 	precision: 'f32',
 	init: null,
 	prediction: null,
-	noise: null
+	noise: null,
+	sizes: null,
+	refiner: null
 };
 
 let id = 0;

@@ -149,6 +149,26 @@ pub(crate) struct PictureArgs {
     #[arg(long, value_name = "N")]
     pub(crate) clip_skip: Option<u32>,
 
+    /// Let another base model take the last steps, from this part of them on: SDXL's refiner [default: 0.8]
+    #[arg(long, value_name = "FILE|DIR|NAME[=AT]", value_parser = parse_refiner)]
+    pub(crate) refiner: Option<RefinerArg>,
+
+    /// What SDXL is told of the size before scaling [default: the picture's]
+    #[arg(long, value_name = "WxH", value_parser = parse_size)]
+    pub(crate) original_size: Option<(u32, u32)>,
+
+    /// What SDXL is told of pixels cut off at the left and at the top
+    #[arg(long, value_name = "X,Y", value_parser = parse_crop)]
+    pub(crate) crop: Option<(u32, u32)>,
+
+    /// What SDXL is told of the size aimed at [default: the picture's]
+    #[arg(long, value_name = "WxH", value_parser = parse_size)]
+    pub(crate) target_size: Option<(u32, u32)>,
+
+    /// What SDXL's refiner is told of the beauty of picture and negative prompt [default: 6,2.5]
+    #[arg(long, value_name = "P,N", value_parser = parse_scores)]
+    pub(crate) aesthetic_scores: Option<(f64, f64)>,
+
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = parse_device)]
     pub(crate) device: DeviceId,
@@ -280,6 +300,51 @@ pub(crate) struct AdapterArg {
     pub(crate) text_encoder_weight: f64,
 }
 
+/// A refiner, and the part of the steps before it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RefinerArg {
+    pub(crate) name: String,
+    pub(crate) switch_at: f64,
+}
+
+/// A1111's and diffusers' default.
+const SWITCH_AT: f64 = 0.8;
+
+fn parse_refiner(text: &str) -> Result<RefinerArg, String> {
+    let split = text.rsplit_once('=').and_then(|(name, at)| Some((name, at.parse().ok()?)));
+    let (name, switch_at) = split.unwrap_or((text, SWITCH_AT));
+    if name.is_empty() {
+        return Err("it names no model".into());
+    }
+    if !(0.0..=1.0).contains(&switch_at) {
+        return Err("the part of the steps before it is from 0 to 1".into());
+    }
+    Ok(RefinerArg { name: name.to_owned(), switch_at })
+}
+
+/// Two numbers with something between them.
+fn parse_pair<T: std::str::FromStr>(
+    text: &str,
+    between: char,
+    example: &str,
+) -> Result<(T, T), String> {
+    let pair = text.split_once(between);
+    let pair = pair.and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+    pair.ok_or_else(|| format!("it should look like {example}"))
+}
+
+fn parse_size(text: &str) -> Result<(u32, u32), String> {
+    parse_pair(text, 'x', "1024x768")
+}
+
+fn parse_crop(text: &str) -> Result<(u32, u32), String> {
+    parse_pair(text, ',', "0,64")
+}
+
+fn parse_scores(text: &str) -> Result<(f64, f64), String> {
+    parse_pair(text, ',', "6,2.5")
+}
+
 fn parse_device(text: &str) -> Result<DeviceId, String> {
     match text {
         // Until there is more than one that can be used.
@@ -314,6 +379,18 @@ mod tests {
     #[test]
     fn the_options_make_sense() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_refiner_ends_at_the_last_equals_sign() {
+        let refiner = |name: &str, switch_at| Ok(RefinerArg { name: name.to_owned(), switch_at });
+        assert_eq!(parse_refiner("xl"), refiner("xl", 0.8));
+        assert_eq!(parse_refiner("a=b=0.5"), refiner("a=b", 0.5));
+        assert_eq!(parse_refiner("a=b"), refiner("a=b", 0.8));
+        assert!(parse_refiner("xl=2").is_err() && parse_refiner("=1").is_err());
+        assert_eq!(parse_size("1024x768"), Ok((1024, 768)));
+        assert_eq!(parse_crop("0, 64"), Ok((0, 64)));
+        assert!(parse_size("1024").is_err() && parse_crop("-1,0").is_err());
     }
 
     #[test]

@@ -7,12 +7,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use studio::{
     AdapterParams, Code, Destination, Error, FileRef, Folders, GenerationParams, InitFit,
-    InitParams, Library, NoiseParams, Recipe, Resolved, Result, files, picture, random_seed,
-    resolve, starter,
+    InitParams, Library, NoiseParams, Recipe, RefinerParams, Resolved, Result, files, picture,
+    random_seed, resolve, starter,
 };
 
 use crate::{
-    args::{BenchArgs, GenerateArgs, PictureArgs},
+    args::{BenchArgs, GenerateArgs, PictureArgs, RefinerArg},
     output,
     progress::{self, Timings, Watcher},
     tensors,
@@ -216,6 +216,20 @@ impl<'a> Run<'a> {
         params.seed = args.seed.or(params.seed);
         if let Some(vae) = &args.vae {
             params.vae = Some(FileRef::named(vae));
+        }
+        if let Some(RefinerArg { name, switch_at }) = &args.refiner {
+            let (file, switch_at) = (FileRef::named(name), *switch_at);
+            params.refiner = Some(RefinerParams { file, switch_at });
+        }
+        let PictureArgs { original_size, crop, target_size, aesthetic_scores, .. } = args;
+        if original_size.or(*crop).or(*target_size).is_some() || aesthetic_scores.is_some() {
+            let sizes = params.sizes.get_or_insert_default();
+            sizes.original = original_size.or(sizes.original);
+            sizes.target = target_size.or(sizes.target);
+            set(&mut sizes.crop, crop);
+            let scores = (sizes.aesthetic_score, sizes.negative_aesthetic_score);
+            (sizes.aesthetic_score, sizes.negative_aesthetic_score) =
+                aesthetic_scores.unwrap_or(scores);
         }
         if !args.lora.is_empty() {
             let adapters = args.lora.iter().map(|adapter| AdapterParams {

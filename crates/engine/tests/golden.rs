@@ -151,7 +151,9 @@ fn two_text_encoders_and_sizes_agree_on_the_structure_of_sdxl() {
 fn a_refiner_takes_the_last_steps() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    ["sdxl", "refiner"].map(|model| write_folder(model, &path(model)));
+    for model in ["sdxl", "refiner"] {
+        write_folder(model, &path(model));
+    }
     let refined = |switch_at| Request {
         refiner: Some(Refiner { checkpoint: path("refiner"), switch_at }),
         steps: 5,

@@ -191,7 +191,7 @@ fn base_models_stay_loaded_within_a_budget() {
     for name in ["second", "third"] {
         write_folder("tiny", &studio.file(name));
     }
-    let mut loads = |engine: &mut Engine, model: &str| -> bool {
+    let loads = |engine: &mut Engine, model: &str| -> bool {
         let request = Request { steps: 1, ..request(&studio.folder.path().join(model)) };
         let mut loaded = false;
         let mut watch = |progress: Progress<'_>| {
@@ -290,7 +290,8 @@ fn layout_changes_no_bit_of(model: &str) {
 
     // Weights in several files.
     split(&diffusers.join("unet"), "diffusion_pytorch_model");
-    split(&diffusers.join("text_encoder"), "model");
+    let encoder = if model == "refiner" { "text_encoder_2" } else { "text_encoder" };
+    split(&diffusers.join(encoder), "model");
     assert!(first == bits(&generate(&mut open(None), &request).unwrap()), "in several files");
 
     // Either layout's VAE does for the other, and for a model with a VAE of its own.

@@ -27,6 +27,8 @@ fn all() -> String {
         params::InitParams,
         params::InitFit,
         params::NoiseParams,
+        params::RefinerParams,
+        params::SizeParams,
         params::Prediction,
         params::RngName,
         params::PrecisionName,

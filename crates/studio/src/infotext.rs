@@ -10,7 +10,7 @@ use engine::sample::{SAMPLERS, Sampler, schedule::SCHEDULES};
 use serde_json::{Value, json};
 
 use crate::{
-    params::{Fields, GenerationParams},
+    params::{Fields, FileRef, GenerationParams},
     tags::{self, Tag},
 };
 
@@ -75,6 +75,8 @@ pub fn write(params: &GenerationParams) -> String {
             params.init.as_ref().map(|init| init.denoising_strength.to_string()),
         ),
         ("Clip skip", (params.clip_skip > 1).then(|| params.clip_skip.to_string())),
+        ("Refiner", params.refiner.as_ref().map(|refiner| with_hash(&refiner.file))),
+        ("Refiner switch at", params.refiner.as_ref().map(|refiner| refiner.switch_at.to_string())),
         ("RNG", Some(if params.rng == engine::Rng::Nv { "NV" } else { "CPU" }.into())),
         ("Lora hashes", Some(lora_hashes.join(", ")).filter(|hashes| !hashes.is_empty())),
         ("Precision", half_precision(params.precision).map(str::to_owned)),
@@ -86,6 +88,23 @@ pub fn write(params: &GenerationParams) -> String {
         .collect();
     text.extend(["\n", &fields.join(", ")]);
     text
+}
+
+/// A model by its name and the beginning of its hash, as A1111 writes a refiner: "name [0123456789]".
+fn with_hash(file: &FileRef) -> String {
+    match file.sha256.as_ref().and_then(|hash| hash.get(..10)) {
+        Some(hash) => format!("{} [{hash}]", file.name),
+        None => file.name.clone(),
+    }
+}
+
+/// Undoes [`with_hash`].
+fn without_hash(text: &str) -> (&str, Option<&str>) {
+    let split = text.strip_suffix(']').and_then(|text| text.rsplit_once(" ["));
+    match split.filter(|(_, hash)| hash.chars().all(|c| c.is_ascii_hexdigit())) {
+        Some((name, hash)) => (name, Some(hash).filter(|hash| hash.len() >= 10)),
+        None => (text, None),
+    }
 }
 
 /// Our own field, which other programs skip. Pictures of theirs do not have it.
@@ -266,6 +285,12 @@ impl Reader {
         if let Some(name) = self.take("VAE").filter(|name| name != "None" && name != "Automatic") {
             self.set("vae", json!({"name": name, "sha256": hash}));
         }
+        if let Some(refiner) = self.take("Refiner") {
+            let (name, hash) = without_hash(&refiner);
+            // A1111 leaves it out only where there is no refiner.
+            let switch_at = self.take_as("Refiner switch at", finite).unwrap_or(0.8);
+            self.set("refiner", json!({"name": name, "sha256": hash, "switch_at": switch_at}));
+        }
         let hashes: Vec<(String, String)> = self
             .take("Lora hashes")
             .iter()
@@ -372,7 +397,7 @@ mod tests {
                  Steps: 31, Sampler: DPM++ 2M SDE, Schedule type: Exponential, CFG scale: 4.25, \
                  Seed: 9007199254740991, Size: 128x192, Model hash: 1111111111, Model: starter, \
                  VAE hash: 2222222222, VAE: vae-ft-mse, Denoising strength: 0.6, Clip skip: 2, \
-                 RNG: NV, Lora hashes: \"neon: 444444444444, Ink wet v1.2: 666666666666\", \
+                 Refiner: refiner [9999999999], Refiner switch at: 0.75, RNG: NV, Lora hashes: \"neon: 444444444444, Ink wet v1.2: 666666666666\", \
                  Precision: bf16, Version: impasto-{version}"
             )
         );
@@ -383,7 +408,7 @@ mod tests {
         let mut expected = params::elaborate();
         let (back, warnings) = read_params(&write(&expected));
         assert_eq!(warnings, [""; 0]);
-        (expected.noise, expected.prediction) = (None, None);
+        (expected.noise, expected.prediction, expected.sizes) = (None, None, None);
         let init = expected.init.as_mut().expect("it has one");
         (init.image, init.fit) = (None, params::InitFit::Crop);
         let shorten = |file: &mut params::FileRef, known: usize| {
@@ -392,6 +417,7 @@ mod tests {
         };
         shorten(&mut expected.model, 10);
         shorten(expected.vae.as_mut().expect("it has one"), 10);
+        shorten(&mut expected.refiner.as_mut().expect("it has one").file, 10);
         for adapter in &mut expected.adapters {
             shorten(&mut adapter.file, 0);
             adapter.file.sha256 = None;

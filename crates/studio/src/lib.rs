@@ -44,6 +44,7 @@ pub use library::{Folders, Kind, Library};
 pub use output::Destination;
 pub use params::{
     AdapterParams, FileRef, GenerationParams, InitFit, InitParams, NoiseParams, Prediction,
+    RefinerParams, SizeParams,
 };
 pub use recipe::Recipe;
 pub use resolve::{Resolved, random_seed, resolve};

@@ -58,8 +58,14 @@ pub struct GenerationParams {
     #[serde(with = "RngName")]
     #[ts(as = "RngName")]
     pub rng: engine::Rng,
-    /// 1 is the text encoder's last layer.
+    /// 1 is the text encoder's last layer; of SDXL the last but one.
     pub clip_skip: u32,
+    /// What SDXL is told of sizes, where that is not the picture's own size.
+    #[serde(default)]
+    pub sizes: Option<SizeParams>,
+    /// Another base model for the last steps.
+    #[serde(default)]
+    pub refiner: Option<RefinerParams>,
     /// How weights and activations are stored.
     #[serde(with = "PrecisionName")]
     #[ts(as = "PrecisionName")]
@@ -100,6 +106,48 @@ pub struct AdapterParams {
     /// An adapter that is switched off keeps its place and its weights, and does nothing.
     #[serde(default = "enabled")]
     pub enabled: bool,
+}
+
+/// What SDXL is told of sizes, and its refiner of beauty.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, TS)]
+#[serde(default)]
+pub struct SizeParams {
+    /// Width and height before the training picture was scaled; `null`: the picture's.
+    pub original: Option<(u32, u32)>,
+    /// Pixels cut off at the left and at the top.
+    pub crop: (u32, u32),
+    /// Width and height that it was scaled to; `null`: the picture's.
+    pub target: Option<(u32, u32)>,
+    /// The refiner's score for the prompt, 1 to 10.
+    pub aesthetic_score: f64,
+    /// The refiner's score for the negative prompt.
+    pub negative_aesthetic_score: f64,
+}
+
+impl Default for SizeParams {
+    fn default() -> SizeParams {
+        let engine::Sizes { original, crop, target, aesthetic_score, negative_aesthetic_score } =
+            engine::Sizes::default();
+        SizeParams { original, crop, target, aesthetic_score, negative_aesthetic_score }
+    }
+}
+
+impl From<&SizeParams> for engine::Sizes {
+    fn from(params: &SizeParams) -> engine::Sizes {
+        let SizeParams { original, crop, target, aesthetic_score, negative_aesthetic_score } =
+            *params;
+        engine::Sizes { original, crop, target, aesthetic_score, negative_aesthetic_score }
+    }
+}
+
+/// A base model that takes over in the midst of sampling.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, TS)]
+pub struct RefinerParams {
+    /// The base model, of the same latents.
+    #[serde(flatten)]
+    pub file: FileRef,
+    /// The part of the steps that come before it, `0..=1`.
+    pub switch_at: f64,
 }
 
 /// The picture to start from.
@@ -205,6 +253,8 @@ impl Default for GenerationParams {
             seed: None,
             rng: engine::Rng::TorchCpu,
             clip_skip: 1,
+            sizes: None,
+            refiner: None,
             precision: engine::Precision::F32,
             init: None,
             noise: None,
@@ -323,6 +373,8 @@ pub(crate) fn elaborate() -> GenerationParams {
         seed: Some((1 << 53) - 1),
         rng: engine::Rng::Nv,
         clip_skip: 2,
+        sizes: Some(SizeParams { original: Some((640, 480)), ..SizeParams::default() }),
+        refiner: Some(RefinerParams { file: file("refiner", "9"), switch_at: 0.75 }),
         precision: engine::Precision::Bf16,
         init: Some(InitParams {
             image: Some(file("cat.png", "7")),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use engine::{
-    AdapterUse, InitImage, Request,
+    AdapterUse, InitImage, Refiner, Request,
     checkpoint::header::TensorFile,
     sample::{SAMPLERS, schedule::SCHEDULES},
 };
@@ -14,7 +14,7 @@ use engine::{
 use crate::{
     Code, Error, GenerationParams, Library, Result,
     library::Kind,
-    params::{AdapterParams, FileRef, InitFit, InitParams, NoiseParams},
+    params::{AdapterParams, FileRef, InitFit, InitParams, NoiseParams, RefinerParams},
     picture, tags,
 };
 
@@ -55,6 +55,12 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
     };
     let checkpoint = find(Kind::BaseModel, &mut params.model)?;
     let vae = params.vae.as_mut().map(|vae| find(Kind::Vae, vae)).transpose()?;
+    let refiner = match &mut params.refiner {
+        Some(RefinerParams { file, switch_at }) => {
+            Some(Refiner { checkpoint: find(Kind::BaseModel, file)?, switch_at: *switch_at })
+        }
+        None => None,
+    };
     let mut stack = Vec::new();
     for adapter in &mut params.adapters {
         let path = find(Kind::Adapter, &mut adapter.file)?;
@@ -76,7 +82,7 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
         prompt: params.prompt.clone(),
         negative_prompt: params.negative_prompt.clone(),
         clip_skip: params.clip_skip,
-        sizes: engine::Sizes::default(),
+        sizes: params.sizes.as_ref().map(Into::into).unwrap_or_default(),
         width: params.width,
         height: params.height,
         sampler,
@@ -88,7 +94,7 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
         noise: None,
         precision: params.precision,
         init: None,
-        refiner: None,
+        refiner,
     };
     // Before a picture is scaled to a size that cannot be.
     request.check()?;

@@ -1,4 +1,5 @@
 /** Numbers as people read them. */
+import type { SizeParams } from '$lib/ipc/types';
 
 const UNITS = ['bytes', 'kB', 'MB', 'GB', 'TB'];
 
@@ -28,4 +29,13 @@ export function duration(seconds: number): string {
 /** A list with its parts told apart by a middle dot; what is missing is left out. */
 export function dotted(...parts: (string | null | undefined | false)[]): string {
 	return parts.filter(Boolean).join(' · ');
+}
+
+/** "640 × 480, cut 0, 16": what SDXL is told where it is not the picture’s size. */
+export function sizesOf({ original, crop, target }: SizeParams): string {
+	return dotted(
+		original && `${original[0]} × ${original[1]}`,
+		(crop[0] > 0 || crop[1] > 0) && `cut ${crop[0]}, ${crop[1]}`,
+		target && `for ${target[0]} × ${target[1]}`
+	);
 }

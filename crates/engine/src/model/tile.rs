@@ -18,7 +18,7 @@ pub(crate) const SMALLEST: usize = 24;
 /// * `side`: of a tile, at least [`SMALLEST`]
 pub(crate) fn spans(length: usize, side: usize) -> Vec<Range<usize>> {
     if length <= side {
-        return vec![0..length];
+        return std::iter::once(0..length).collect();
     }
     let step = side - side / OVERLAP;
     let count = (length - side).div_ceil(step) + 1;

@@ -17,6 +17,8 @@ const params = {
 	init: null,
 	vae: null,
 	prediction: null,
+	sizes: null,
+	refiner: null,
 	clip_skip: 1
 } as unknown as GenerationParams;
 

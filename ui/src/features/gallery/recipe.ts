@@ -1,5 +1,5 @@
 /** A recipe in the words of the window: labels and values. */
-import { dotted, duration } from '$lib/format';
+import { dotted, duration, sizesOf } from '$lib/format';
 import type { AdapterParams, Catalog, Choice, GalleryImage } from '$lib/ipc/types';
 import { when } from '$lib/when';
 
@@ -43,6 +43,11 @@ export function rowsOf(image: GalleryImage, catalog: Catalog): [string, string][
 		params.vae !== null && ['VAE', params.vae.name],
 		params.prediction !== null && ['Prediction', params.prediction.replace('_', '-')],
 		params.clip_skip > 1 && ['Clip skip', String(params.clip_skip)],
+		params.refiner !== null && [
+			'Refiner',
+			dotted(params.refiner.name, `from ${Math.round(params.refiner.switch_at * 100)} %`)
+		],
+		params.sizes !== null && ['Told sizes', sizesOf(params.sizes)],
 		made
 	];
 	return rows.filter((row) => row !== false);

@@ -96,6 +96,54 @@ sha256?: string,
 data_sha256?: string, };
 
 /**
+ * A base model that takes over in the midst of sampling.
+ */
+export type RefinerParams = { 
+/**
+ * The part of the steps that come before it, `0..=1`.
+ */
+switch_at: number, 
+/**
+ * File name without extension, a short name, or a path; without a folder once it is resolved.
+ */
+name: string, 
+/**
+ * SHA-256 of the file in hex, or its first ten digits at least. For a folder see
+ * [`hash`](crate::hash).
+ */
+sha256?: string, 
+/**
+ * SHA-256 of what follows a safetensors file's header, or its first twelve digits at least: by
+ * this A1111 knows adapters, as it survives a change of metadata.
+ */
+data_sha256?: string, };
+
+/**
+ * What SDXL is told of sizes, and its refiner of beauty.
+ */
+export type SizeParams = { 
+/**
+ * Width and height before the training picture was scaled; `null`: the picture's.
+ */
+original: [number, number] | null, 
+/**
+ * Pixels cut off at the left and at the top.
+ */
+crop: [number, number], 
+/**
+ * Width and height that it was scaled to; `null`: the picture's.
+ */
+target: [number, number] | null, 
+/**
+ * The refiner's score for the prompt, 1 to 10.
+ */
+aesthetic_score: number, 
+/**
+ * The refiner's score for the negative prompt.
+ */
+negative_aesthetic_score: number, };
+
+/**
  * What a UNet outputs, in diffusers' words.
  */
 export type Prediction = "epsilon" | "v_prediction";
@@ -169,9 +217,17 @@ seed: number | null,
  */
 rng: Rng, 
 /**
- * 1 is the text encoder's last layer.
+ * 1 is the text encoder's last layer; of SDXL the last but one.
  */
 clip_skip: number, 
+/**
+ * What SDXL is told of sizes, where that is not the picture's own size.
+ */
+sizes: SizeParams | null, 
+/**
+ * Another base model for the last steps.
+ */
+refiner: RefinerParams | null, 
 /**
  * How weights and activations are stored.
  */

@@ -12,7 +12,9 @@ import type {
 	NoiseParams,
 	Precision,
 	Prediction,
-	Rng
+	RefinerParams,
+	Rng,
+	SizeParams
 } from '$lib/ipc/types';
 import { occurrences, putIn, takeOut, type Put, type Tag } from '$lib/words';
 import { History } from './history.svelte';
@@ -42,6 +44,10 @@ export interface Numbers {
 	vae: FileRef | null;
 	prediction: Prediction | null;
 	noise: NoiseParams | null;
+	/** What SDXL is told of sizes, where that is not the picture’s own. */
+	sizes: SizeParams | null;
+	/** Another ground for the last steps. */
+	refiner: RefinerParams | null;
 	/** Pictures for one press of Generate. */
 	count: number;
 	seed_locked: boolean;
@@ -462,7 +468,7 @@ function read(params: GenerationParams, open: readonly Layer[]) {
 
 function numbersOf(params: GenerationParams) {
 	const { width, height, steps, guidance_scale, sampler, schedule } = params;
-	const { clip_skip, rng, precision, vae, prediction, noise } = params;
+	const { clip_skip, rng, precision, vae, prediction, noise, sizes, refiner } = params;
 	const seed = params.seed ?? 0;
 	const size = { width, height };
 	return {
@@ -477,6 +483,8 @@ function numbersOf(params: GenerationParams) {
 		precision,
 		vae,
 		prediction,
-		noise
+		noise,
+		sizes,
+		refiner
 	};
 }
