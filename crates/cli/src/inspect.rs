@@ -1,6 +1,9 @@
 //! `impasto inspect`.
 
-use engine::inspect::{AdapterInfo, ComponentInfo, FileHashes, ModelFile};
+use engine::{
+    acceleration::Acceleration,
+    inspect::{AdapterInfo, ComponentInfo, FileHashes, ModelFile},
+};
 use serde_json::{Value, json};
 use studio::Result;
 
@@ -33,6 +36,15 @@ fn to_json(file: &ModelFile) -> Value {
         "precisions": file.precisions,
         "naming": file.naming,
         "prediction": file.prediction,
+        "native_size": file.native_size,
+        "acceleration": file.acceleration.map(|Acceleration { method, steps }| json!({
+            "id": method.id,
+            "name": method.name,
+            "steps": steps,
+            "guidance_scale": method.guidance_scale,
+            "sampler": method.sampler,
+            "schedule": method.schedule,
+        })),
         "components": file.components.iter().map(component).collect::<Vec<_>>(),
         "adapter": file.adapter.as_ref().map(adapter),
         "embedding": embedding.collect::<serde_json::Map<_, _>>(),

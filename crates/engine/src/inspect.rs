@@ -21,6 +21,7 @@ pub use family::Family;
 
 use crate::{
     Error, Result,
+    acceleration::{self, Acceleration},
     adapter::{ALGORITHMS, Algorithm, Contents, Problem},
     architecture::{self, Architecture, Modules},
     checkpoint::{
@@ -29,6 +30,7 @@ use crate::{
         keys::{self, Component},
         weights,
     },
+    sample::denoiser::Prediction,
 };
 
 /// Configuration files are a few kilobytes; a vocabulary has a megabyte or two.
@@ -107,6 +109,10 @@ pub struct ModelFile {
     pub naming: Option<&'static str>,
     /// What the UNet predicts, where a file says it: "epsilon", "v_prediction".
     pub prediction: Option<String>,
+    /// Of base models: the sides of the pictures that it was trained on, in pixels.
+    pub native_size: Option<u32>,
+    /// What its name says of how few steps it needs.
+    pub acceleration: Option<Acceleration>,
     /// The parts of a model.
     pub components: Vec<ComponentInfo>,
     /// Only of adapters.
@@ -183,6 +189,14 @@ pub struct FileHashes {
 /// [`Error::Io`] if it cannot be read, [`Error::Damaged`] if it is a safetensors file that
 /// contradicts itself. Everything else is an answer, not an error.
 pub fn inspect(path: &Path) -> Result<ModelFile> {
+    let mut answer = inspect_contents(path)?;
+    if matches!(answer.kind, Kind::BaseModel | Kind::Adapter) {
+        answer.suggest();
+    }
+    Ok(answer)
+}
+
+fn inspect_contents(path: &Path) -> Result<ModelFile> {
     if fs::metadata(path)?.is_dir() {
         return inspect_folder(path);
     }
@@ -211,12 +225,33 @@ impl ModelFile {
             precisions: BTreeMap::new(),
             naming: None,
             prediction: None,
+            native_size: None,
+            acceleration: None,
             components: Vec::new(),
             adapter: None,
             embedding: BTreeMap::new(),
             metadata: BTreeMap::new(),
             notes: Vec::new(),
             hashes: None,
+        }
+    }
+
+    /// What suits it, by its family and by what it is called.
+    fn suggest(&mut self) {
+        let told = ["modelspec.title", "modelspec.architecture", "ss_output_name"];
+        let told = told.iter().filter_map(|key| self.metadata.get(*key)).map(String::as_str);
+        let name = self.path.file_stem().map(|name| name.to_string_lossy().into_owned());
+        self.acceleration = acceleration::recognize(name.as_deref().into_iter().chain(told));
+
+        let family = self.family.as_ref().and_then(|family| family.name);
+        let mut records = architecture::ARCHITECTURES.iter();
+        let record = records.find(|record| Some(record.name) == family);
+        if let Some(record) = record.filter(|_| self.kind == Kind::BaseModel) {
+            let prediction = match self.prediction.as_deref() {
+                Some("v_prediction") => Prediction::V,
+                _ => Prediction::Epsilon,
+            };
+            self.native_size = Some((record.native_size)(prediction));
         }
     }
 
@@ -265,6 +300,15 @@ impl fmt::Display for ModelFile {
         }
         line("naming", self.naming.unwrap_or_default().to_owned())?;
         line("prediction", self.prediction.clone().unwrap_or_default())?;
+        let size = self.native_size.map(|side| format!("{side} × {side}"));
+        line("made for", size.unwrap_or_default())?;
+        let fast = self.acceleration.map(|Acceleration { method, steps }| {
+            format!(
+                "{} by its name: {steps} steps, guidance {}, {}, {}",
+                method.name, method.guidance_scale, method.sampler, method.schedule
+            )
+        });
+        line("few steps", fast.unwrap_or_default())?;
         for component in &self.components {
             let text = match component.tensors {
                 0 => "no weights that can be read here".into(),

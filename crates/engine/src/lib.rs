@@ -14,6 +14,7 @@
 //! **Invariants:** the engine writes no file, prints nothing, has no clock and no global state. A picture
 //! depends on its request alone, and not on the number of threads.
 
+pub mod acceleration;
 pub mod adapter;
 pub mod architecture;
 pub mod checkpoint;

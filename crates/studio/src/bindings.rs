@@ -48,6 +48,7 @@ fn all() -> String {
         gallery::Deleted,
         cards::ModelKind,
         cards::ModelCard,
+        starter::Suggestion,
         cards::LibraryView,
         cards::LibraryFolder,
         cards::Fit,

@@ -21,7 +21,7 @@ use fs_err as fs;
 use crate::{
     Code, Error, FileRef, GenerationParams, Result,
     hash::{self, HashCache, Hashes},
-    starter::{self, Starter},
+    starter::{self, Starter, Suggestion},
 };
 
 /// How many folders deep a library's folder is searched.
@@ -185,9 +185,10 @@ impl Library {
         let mut params = starter::defaults(model.clone(), starter);
         // What does not open says why when a picture is wanted of it.
         if starter.is_none()
-            && let Ok(size) = engine::checkpoint::native_size(&path)
+            && let Ok(file) = engine::inspect(&path)
         {
-            (params.width, params.height) = (size, size);
+            let acceleration = file.acceleration.map(Suggestion::from);
+            starter::suit(&mut params, file.native_size, acceleration.as_ref());
         }
         Ok(params)
     }

@@ -4,8 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
+use engine::acceleration::Acceleration;
 use fs_err as fs;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use ts_rs::TS;
 
 use crate::{Code, Error, FileRef, GenerationParams, Result};
 
@@ -60,6 +62,33 @@ pub struct Defaults {
     pub prompt: String,
 }
 
+/// The numbers that a distilled model or adapter wants, by its name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, TS)]
+pub struct Suggestion {
+    /// The method: "Lightning".
+    pub name: String,
+    /// Steps.
+    pub steps: u32,
+    /// Classifier-free guidance.
+    pub guidance_scale: f64,
+    /// Id of a sampler.
+    pub sampler: String,
+    /// Id of a schedule.
+    pub schedule: String,
+}
+
+impl From<Acceleration> for Suggestion {
+    fn from(Acceleration { method, steps }: Acceleration) -> Suggestion {
+        Suggestion {
+            name: method.name.to_owned(),
+            steps,
+            guidance_scale: method.guidance_scale,
+            sampler: method.sampler.to_owned(),
+            schedule: method.schedule.to_owned(),
+        }
+    }
+}
+
 /// One of the starter's adapters.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Style {
@@ -82,6 +111,24 @@ pub struct Style {
 pub struct StyleWeight {
     /// To begin with.
     pub default: f64,
+}
+
+/// Changes parameters to what suits a base model: the size that it was trained on, few steps if it needs
+/// few.
+pub(crate) fn suit(
+    params: &mut GenerationParams,
+    native_size: Option<u32>,
+    acceleration: Option<&Suggestion>,
+) {
+    if let Some(side) = native_size {
+        (params.width, params.height) = (side, side);
+    }
+    if let Some(suggestion) = acceleration {
+        params.steps = suggestion.steps;
+        params.guidance_scale = suggestion.guidance_scale;
+        params.sampler.clone_from(&suggestion.sampler);
+        params.schedule.clone_from(&suggestion.schedule);
+    }
 }
 
 /// The starter's own parameters, if a base model is that, else the [defaults](GenerationParams::default).

@@ -1,5 +1,5 @@
 /** Numbers as people read them. */
-import type { SizeParams } from '$lib/ipc/types';
+import type { Choice, SizeParams } from '$lib/ipc/types';
 
 const UNITS = ['bytes', 'kB', 'MB', 'GB', 'TB'];
 
@@ -39,3 +39,7 @@ export function sizesOf({ original, crop, target }: SizeParams): string {
 		target && `for ${target[0]} × ${target[1]}`
 	);
 }
+
+/** What a person calls a sampler or schedule. */
+export const nameOf = (choices: readonly Choice[], id: string) =>
+	choices.find((choice) => choice.id === id)?.name ?? id;

@@ -266,8 +266,13 @@ impl Cards {
             starter: file.starter,
             defaults: runs.then(|| {
                 let starter = self.0.starter.as_ref().filter(|_| file.starter);
-                starter::defaults(FileRef::named(&name), starter)
+                let mut params = starter::defaults(FileRef::named(&name), starter);
+                if starter.is_none() {
+                    starter::suit(&mut params, reading.native_size, reading.acceleration.as_ref());
+                }
+                params
             }),
+            acceleration: reading.acceleration.clone(),
             facts: reading.facts.clone(),
             used_at,
             note,

@@ -16,10 +16,10 @@ use super::{
     sidecar::{self, Sidecars},
     types::ModelKind,
 };
-use crate::{Error, Result, error::sentence, files};
+use crate::{Error, Result, error::sentence, files, starter::Suggestion};
 
 /// Of [`Reading`]: what an older program read is read again.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The weight of an adapter about which nobody said anything.
 const DEFAULT_WEIGHT: f64 = 1.0;
@@ -99,6 +99,8 @@ pub(super) struct Reading {
     /// Milliseconds since 1970.
     pub(super) modified_at: i64,
     pub(super) usable: bool,
+    pub(super) native_size: Option<u32>,
+    pub(super) acceleration: Option<Suggestion>,
     /// Whole sentences.
     pub(super) notes: Vec<String>,
     pub(super) title: Option<String>,
@@ -165,6 +167,8 @@ impl Reading {
             bytes: 0,
             modified_at: 0,
             usable: false,
+            native_size: None,
+            acceleration: None,
             notes: Vec::new(),
             title: None,
             trigger_words: Vec::new(),
@@ -189,6 +193,8 @@ impl Reading {
         reading.family = file.family.as_ref().and_then(|family| family.name).map(str::to_owned);
         reading.bytes = file.size;
         reading.usable = file.usable;
+        reading.native_size = file.native_size;
+        reading.acceleration = file.acceleration.map(Suggestion::from);
         reading.notes = notes(&file);
         reading.modules = file.tensors as u32;
         reading.summary = match kind {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
-use crate::{Failure, FileRef, GenerationParams};
+use crate::{Failure, FileRef, GenerationParams, starter::Suggestion};
 
 /// What a model file is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, TS)]
@@ -70,6 +70,8 @@ pub struct ModelCard {
     pub starter: bool,
     /// What suits it, for checkpoints that are usable.
     pub defaults: Option<GenerationParams>,
+    /// The few steps that it wants, by its name.
+    pub acceleration: Option<Suggestion>,
     /// Trainer, date, base model, license, …: label and value.
     pub facts: Vec<(String, String)>,
     /// When it was last used, in milliseconds since 1970.

@@ -1,10 +1,7 @@
 /** A recipe in the words of the window: labels and values. */
-import { dotted, duration, sizesOf } from '$lib/format';
-import type { AdapterParams, Catalog, Choice, GalleryImage } from '$lib/ipc/types';
+import { dotted, duration, nameOf, sizesOf } from '$lib/format';
+import type { AdapterParams, Catalog, GalleryImage } from '$lib/ipc/types';
 import { when } from '$lib/when';
-
-const nameOf = (choices: readonly Choice[], id: string) =>
-	choices.find((choice) => choice.id === id)?.name ?? id;
 
 /** "0.90"; `null` where each network has its own. */
 export function weightOf({ unet_weight, text_encoder_weight }: AdapterParams): string | null {

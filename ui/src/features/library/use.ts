@@ -17,10 +17,11 @@ export function inUse({ generation, groundCard }: Studio, card: ModelCard): bool
 }
 
 /** Adapters go onto the stack, a base model becomes the ground; what cannot be used is left alone. */
-export function use({ generation }: Studio, card: ModelCard) {
+export function use(studio: Studio, card: ModelCard) {
+	const { generation } = studio;
 	if (!card.usable) return;
 	if (card.kind === 'adapter') generation.addLayer(card);
-	else if (card.kind === 'checkpoint') generation.setGround(card);
+	else if (card.kind === 'checkpoint') studio.layGround(card);
 	else if (card.kind === 'vae') {
 		const { name, sha256 } = card;
 		generation.set({ vae: { name, ...(sha256 && { sha256 }) } });

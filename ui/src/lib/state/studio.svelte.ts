@@ -2,6 +2,7 @@
  * The window's state as a whole: subscribes once, hands events to the classes, and joins what
  * concerns several of them.
  */
+import { dotted, nameOf } from '$lib/format';
 import { ipc, IpcError } from '$lib/ipc/client';
 import type {
 	Catalog,
@@ -42,6 +43,10 @@ const FIRST_LAYERS = [
 ];
 
 export const [getStudio, setStudio] = createContext<Studio>();
+
+function differs<T extends object>(from: T, wanted: Partial<T>): boolean {
+	return Object.entries(wanted).some(([key, value]) => from[key as keyof T] !== value);
+}
 
 export class Studio {
 	readonly catalog: Catalog;
@@ -145,6 +150,33 @@ export class Studio {
 	/** Cards of the ground and of layers; `undefined`: the file is gone. */
 	get groundCard(): ModelCard | undefined {
 		return this.library.find(this.generation.ground, 'checkpoint');
+	}
+
+	/** Lays a ground, and offers the numbers that it was made for where others are set. */
+	layGround(card: ModelCard) {
+		this.generation.setGround(card);
+		const { defaults } = card;
+		if (!defaults) return;
+		const { width, height, steps, guidance_scale, sampler, schedule } = defaults;
+		const [now, size] = [this.generation.numbers, { width, height }];
+		// Any shape of the right area is one that it was made for.
+		const fits = Math.abs(Math.log((now.width * now.height) / (width * height))) < 0.3;
+		const few = { steps, guidance_scale, sampler, schedule };
+		const wanted = {
+			...(!fits && size),
+			...(card.acceleration && differs(now, few) && few)
+		};
+		if (Object.keys(wanted).length === 0) return;
+		const { samplers, schedules } = this.catalog;
+		this.toasts.show({
+			message: `${card.title} was made for other numbers.`,
+			hint: dotted(
+				!fits && `${width} × ${height}`,
+				'steps' in wanted && `${steps} steps, guidance ${guidance_scale.toFixed(1)}`,
+				'steps' in wanted && `${nameOf(samplers, sampler)}, ${nameOf(schedules, schedule)}`
+			),
+			action: { label: 'Use them', run: () => this.generation.set(wanted) }
+		});
 	}
 
 	cardOf(layer: Layer): ModelCard | undefined {
