@@ -9,6 +9,7 @@
 
 pub mod header;
 pub mod keys;
+pub(crate) mod pickle;
 pub(crate) mod weights;
 
 use std::{
@@ -497,11 +498,8 @@ fn weights_in(model: &Path, folder: &Path, what: &str) -> Result<Vec<TensorFile>
     }
     Err(Error::Incomplete {
         path: model.to_owned(),
-        missing: match weights::are_pickled(folder) {
-            true => format!("its {what} is stored as a PyTorch pickle only"),
-            false => format!("its {what} has no weights in `{}`", folder.display()),
-        },
-        advice: "Get its safetensors version".into(),
+        missing: format!("its {what} has no weights in `{}`", folder.display()),
+        advice: "Get the folder again, with all its files".into(),
     })
 }
 
