@@ -29,6 +29,7 @@ use crate::{
         pickle::Layout,
         weights,
     },
+    text::embedding,
 };
 
 /// Configuration files are a few kilobytes; a vocabulary has a megabyte or two.
@@ -696,29 +697,8 @@ fn trigger_words(metadata: &BTreeMap<String, String>) -> Vec<String> {
 fn embedding(
     tensors: &[&BTreeMap<String, TensorInfo>],
 ) -> Option<BTreeMap<String, (usize, usize)>> {
-    const NAMES: &[&str] = &[
-        "emb_params",
-        "emp_params",
-        "emp_params_out",
-        "clip_l",
-        "clip_g",
-        "clip_l_out",
-        "clip_g_out",
-    ];
-    let all: Vec<_> = tensors.iter().flat_map(|file| file.iter()).collect();
-    // The widest files of this kind have two encoders with two tensors each.
-    let named = |name: &str| {
-        NAMES.contains(&name) || name.starts_with("string_to_param") || name.starts_with('<')
-    };
-    let few = all.len() <= 4 && all.iter().all(|(name, _)| named(name));
-    few.then_some(())?;
-    all.into_iter()
-        .map(|(name, info)| match *info.shape {
-            [width] => Some((name.clone(), (1, width))),
-            [vectors, width] => Some((name.clone(), (vectors, width))),
-            _ => None,
-        })
-        .collect()
+    let parts = embedding::parts(tensors.iter().copied().flatten())?;
+    Some(parts.iter().map(|part| (part.name.to_owned(), (part.vectors, part.width))).collect())
 }
 
 fn family_of_embedding(tensors: &BTreeMap<String, (usize, usize)>) -> Option<Family> {
@@ -744,7 +724,7 @@ pub(crate) fn foreign<'a>(
 ) -> Option<&'static str> {
     let tensors: Vec<_> = files.collect();
     let names = || tensors.iter().flat_map(|file| file.keys().map(String::as_str));
-    if embedding(&tensors).is_some() && names().next().is_some() {
+    if embedding(&tensors).is_some() {
         return Some("a textual-inversion embedding");
     }
     if names().any(is_adapter_tensor) {
@@ -785,8 +765,8 @@ fn inspect_folder(path: &Path) -> Result<ModelFile> {
                 }
                 Ok(answer)
             }
-            // Without weights, the configuration still says what it would be.
-            Err(error @ Error::Incomplete { .. }) => {
+            // Without weights that can be used, the configuration still says what it would be.
+            Err(error @ (Error::Incomplete { .. } | Error::WrongKind { .. })) => {
                 let mut answer = inspect(&folder.join("adapter_config.json"))?;
                 answer.path = path.to_owned();
                 Ok(answer.note(format!("It cannot be used: {error}.")))

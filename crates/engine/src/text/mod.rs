@@ -16,6 +16,7 @@
 //! for weight, but for the exceptions that [`emphasis`] and [`tokenizer`] name, and for `AND` and
 //! `[from:to:when]`, which are plain text here. `tests/text.rs` holds it to that.
 
+pub mod embedding;
 pub mod emphasis;
 pub mod tokenizer;
 

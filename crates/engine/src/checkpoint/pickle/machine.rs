@@ -526,7 +526,9 @@ impl<'b> Machine<'b, '_> {
                     match self.heap.list(pair) {
                         Some([key, value]) => pairs.push((key.clone(), value.clone())),
                         _ => {
-                            return Err(broken("a dictionary is made of something else than pairs"));
+                            return Err(broken(
+                                "a dictionary is made of something else than pairs",
+                            ));
                         }
                     }
                 }

@@ -147,7 +147,7 @@ fn open_zip(file: &fs::File, len: u64) -> Result<Contents, Failure> {
         .names()
         .filter(|name| name.strip_suffix("/data.pkl").is_some_and(|folder| !folder.contains('/')));
     let Some(name) = pickles.next() else {
-        return Err(Failure::Foreign("a zip archive, and none of PyTorch's: it has no `data.pkl`"));
+        return Err(Failure::Foreign("a zip archive without a `data.pkl`"));
     };
     if pickles.next().is_some() {
         return Err(Failure::Broken("it holds two pickles called `data.pkl`".into()));
@@ -221,7 +221,7 @@ fn run_pickles(bytes: &[u8]) -> Result<(Heap, Value, Value, usize), Failure> {
     let mut heap = Heap::default();
     let (magic, mut at) = machine::run(bytes, &mut heap)?;
     if !matches!(magic, Value::Long(number) if *number == MAGIC) {
-        return Err(Failure::Foreign("a Python pickle, and none of PyTorch's"));
+        return Err(Failure::Foreign("a Python pickle that PyTorch did not write"));
     }
     let mut next = |heap: &mut Heap| {
         let (value, length) = machine::run(&bytes[at..], heap)?;
