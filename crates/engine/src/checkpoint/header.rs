@@ -45,7 +45,7 @@ const CHUNK: usize = 64 * 1024;
 /// transposed one do.
 const MAX_SPAN: usize = 256 << 20;
 /// How many bytes of such a tensor are gathered at a time: each time, all that lies between them is read.
-const GATHERED: usize = 32 << 20;
+pub(super) const GATHERED: usize = 32 << 20;
 
 /// The element types that model files use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,6 +95,12 @@ impl DType {
         self.row().0
     }
 
+    /// Whether it holds numbers that may be stored more coarsely.
+    pub(super) fn is_float(self) -> bool {
+        use DType::{Bf16, F8E4M3, F8E5M2, F16, F32, F64};
+        matches!(self, F64 | F32 | F16 | Bf16 | F8E4M3 | F8E5M2)
+    }
+
     /// Bytes per element.
     #[must_use]
     pub fn size(self) -> usize {
@@ -132,6 +138,11 @@ impl TensorInfo {
         });
         let in_order = in_order || shape.contains(&0);
         TensorInfo { dtype, shape, begin, strides: (!in_order).then_some(strides) }
+    }
+
+    /// Whether its elements follow each other in the order of its shape.
+    pub(super) fn is_in_order(&self) -> bool {
+        self.strides.is_none()
     }
 
     /// How many elements behind its first one a tensor with strides has element `at`, counted in the order

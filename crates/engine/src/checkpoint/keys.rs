@@ -535,6 +535,22 @@ impl VaeBlocks {
         VaeBlocks { encoder: levels("encoder.down"), decoder: levels("decoder.up") }
     }
 
+    /// Reads the levels off the Diffusers names that start with `prefix`.
+    pub(crate) fn from_diffusers(names: &BTreeSet<&str>, prefix: &str) -> VaeBlocks {
+        let levels = |side: &str| -> Vec<usize> {
+            (0..)
+                .map(|i| format!("{prefix}{side}.{i}."))
+                .take_while(|level| has_prefix(names, level))
+                .map(|level| {
+                    (0..).take_while(|j| has_prefix(names, &format!("{level}resnets.{j}."))).count()
+                })
+                .collect()
+        };
+        let mut decoder = levels("decoder.up_blocks");
+        decoder.reverse();
+        VaeBlocks { encoder: levels("encoder.down_blocks"), decoder }
+    }
+
     /// Every pair (LDM prefix, Diffusers prefix), without the component's prefix.
     pub(crate) fn rows(&self) -> Vec<(String, String)> {
         let mut rows =
@@ -574,6 +590,51 @@ fn vae_level_rows(rows: &mut Vec<(String, String)>, ldm: &str, diffusers: &str, 
         let (ldm, diffusers) = (format!("{ldm}.block.{j}"), format!("{diffusers}.resnets.{j}"));
         resnet_rows(rows, LDM_VAE_RESNET, &ldm, &diffusers);
     }
+}
+
+/// The names that tensors with these canonical names have in a single file of the original layout, whose
+/// text encoder has OpenCLIP's names or CLIP's. Where those keep query, key and value in one, the canonical
+/// name is that of the whole, with `in_proj`.
+pub(crate) fn original(canonical: &BTreeSet<&str>, open_clip: bool) -> Renames {
+    let unet = UNetBlocks::from_diffusers(canonical, "unet.").rows();
+    let vae = VaeBlocks::from_diffusers(canonical, "vae.").rows();
+    let text = match open_clip {
+        false => vec![(String::new(), String::new())],
+        true => {
+            let layers = (0..).take_while(|layer| {
+                has_prefix(canonical, &format!("text_encoder.text_model.encoder.layers.{layer}."))
+            });
+            let mut rows = owned(OPEN_CLIP_ENDS);
+            for layer in layers {
+                rows.extend(OPEN_CLIP_LAYER.iter().map(|(from, to)| {
+                    let layers = "text_model.encoder.layers";
+                    (
+                        format!("transformer.resblocks.{layer}.{from}"),
+                        format!("{layers}.{layer}.{to}"),
+                    )
+                }));
+            }
+            rows
+        }
+    };
+    let text_prefix =
+        if open_clip { "cond_stage_model.model." } else { "cond_stage_model.transformer." };
+    let mut renames = Renames::default();
+    for (component, prefix, rows) in [
+        (Component::UNet, "model.diffusion_model.", unet),
+        (Component::Vae, "first_stage_model.", vae),
+        (Component::TextEncoder, text_prefix, text),
+    ] {
+        for (from, to) in rows {
+            let canonical = format!("{}{to}", component.prefix());
+            let original = format!("{prefix}{from}");
+            renames.insert(
+                canonical.trim_end_matches('.').to_owned(),
+                original.trim_end_matches('.').to_owned(),
+            );
+        }
+    }
+    renames
 }
 
 /// Every pair (OpenCLIP prefix, CLIP prefix) of the text encoder that starts with `prefix`.
@@ -674,7 +735,10 @@ mod tests {
             assert_maps("VAE", Component::Vae, prefix, &map);
         }
         let names = map.iter().map(|(ldm, _)| *ldm).collect();
-        let rows = VaeBlocks::from_ldm(&names, "").rows();
+        let blocks = VaeBlocks::from_ldm(&names, "");
+        let names = map.iter().map(|(_, diffusers)| *diffusers).collect();
+        assert_eq!(VaeBlocks::from_diffusers(&names, ""), blocks);
+        let rows = blocks.rows();
         let back: Renames = rows.into_iter().map(|(ldm, diffusers)| (diffusers, ldm)).collect();
         for (ldm, diffusers) in map {
             assert_eq!(back.rename(diffusers).as_deref(), Some(ldm), "{diffusers}");

@@ -7,6 +7,7 @@
 //! Opening reads headers and configurations only. Tensors are read when a layer is made, and again
 //! when an adapter's weight changes.
 
+pub mod convert;
 pub mod header;
 pub mod keys;
 pub(crate) mod pickle;
