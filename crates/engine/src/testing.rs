@@ -11,6 +11,9 @@
 //! Nothing here is part of the program. A file that cannot be read or written is a panic with its
 //! name: tests have no use for an error.
 
+pub mod targets;
+pub mod torch;
+
 use std::{
     collections::{BTreeMap, HashMap},
     ops::ControlFlow,

@@ -8,11 +8,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use candle_core::{Device, safetensors};
 use engine::{
-    Error,
+    DeviceId, Engine, Error, Request,
     checkpoint::header::{DType, TensorFile},
     inspect::{Kind, inspect},
-    testing::repository,
+    testing::{
+        adapter, generate, repository, request, torch::write_torch, write_adapter, write_folder,
+        write_single_file,
+    },
 };
 
 /// A file that `make.py` wrote.
@@ -166,4 +170,54 @@ fn a_file_that_shrinks_is_noticed() {
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     assert!(!file.is_current());
     assert!(matches!(file.read_f32("view.transposed"), Err(Error::Changed { .. })));
+}
+
+/// A safetensors file's tensors as a PyTorch file.
+fn as_torch(from: &Path, to: &Path) {
+    write_torch(&safetensors::load(from, &Device::Cpu).unwrap(), to);
+}
+
+/// Base model, adapter and VAE make the same picture as PyTorch files, alone and in folders.
+#[test]
+fn the_format_changes_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    write_single_file("sd15", &path("model.safetensors"));
+    write_adapter("sd15", "a", &path("a.safetensors"));
+    write_folder("sd15", &path("folder"));
+    let picture = |model: &str, stack: &str, vae: Option<&str>| {
+        let request = Request {
+            adapters: vec![adapter(&path(stack), 0.7)],
+            vae: vae.map(path),
+            steps: 2,
+            ..request(&path(model))
+        };
+        let output = generate(&mut Engine::open(DeviceId::Cpu, None).unwrap(), &request).unwrap();
+        assert!(!output.patches.adapters[0].applied.is_empty());
+        let latents: Vec<f32> = output.latents.flatten_all().unwrap().to_vec1().unwrap();
+        (latents, output.image.pixels)
+    };
+    let expected = picture("model.safetensors", "a.safetensors", None);
+    as_torch(&path("model.safetensors"), &path("model.ckpt"));
+    as_torch(&path("a.safetensors"), &path("a.pt"));
+    assert!(picture("model.ckpt", "a.pt", Some("model.ckpt")) == expected, "files");
+    let answer = inspect(&path("model.ckpt")).unwrap();
+    assert_eq!((answer.kind, answer.usable), (Kind::BaseModel, true), "{answer}");
+    assert_eq!(answer.metadata["global_step"], "7");
+
+    for (part, from, to) in [
+        ("unet", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+        ("vae", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+        ("text_encoder", "model.safetensors", "pytorch_model.bin"),
+    ] {
+        let part = path("folder").join(part);
+        as_torch(&part.join(from), &part.join(to));
+        fs::remove_file(part.join(from)).unwrap();
+    }
+    assert!(picture("folder", "a.pt", None) == expected, "a folder");
+    assert!(inspect(&path("folder")).unwrap().usable);
+
+    fs::create_dir(path("lora")).unwrap();
+    fs::rename(path("a.pt"), path("lora/pytorch_lora_weights.bin")).unwrap();
+    assert!(picture("model.ckpt", "lora", None) == expected, "an adapter's folder");
 }

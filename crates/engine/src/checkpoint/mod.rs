@@ -427,7 +427,9 @@ fn heads(config: &Config, architecture: &Architecture) -> Result<Heads> {
         _ => 0,
     };
     let same_width = counts.iter().zip(&channels).all(|(count, channels)| {
-        count.zip(*channels).is_some_and(|(count, channels)| count * width == channels)
+        count
+            .zip(*channels)
+            .is_some_and(|(count, channels)| count.checked_mul(width) == Some(channels))
     });
     match counts.first() {
         Some(Some(first)) if counts.iter().all(|count| *count == Some(*first)) => {
@@ -560,6 +562,21 @@ fn training_schedule(config: &Config) -> Result<TrainingSchedule> {
         _ => schedule,
     };
     schedule.map_err(|problem| config.unsupported("the noise schedule", &problem))
+}
+
+/// Reads a file as each kind of configuration, whatever comes of it: for tests with damaged ones.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn try_configuration(path: &Path) {
+    let Ok(config) = Config::read(path) else { return };
+    for architecture in architecture::ARCHITECTURES {
+        let _ = heads(&config, architecture);
+        let _ = VaeConfig::read(&config, architecture);
+    }
+    let _ = config.expect(UNET_EXPECTATIONS);
+    let _ = training_schedule(&config);
+    for key in ["norm_eps", "prediction_type", "hidden_act"] {
+        let _ = (config.number(key, 1.0), config.text(key));
+    }
 }
 
 /// A diffusers configuration file; a missing one is empty.
