@@ -331,6 +331,12 @@ pub fn write(tensors: &HashMap<String, Tensor>, file: &Path) {
     safetensors::save(tensors, file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
 }
 
+/// The tensors of a safetensors file.
+#[must_use]
+pub fn load(file: &Path) -> HashMap<String, Tensor> {
+    safetensors::load(file, &Device::Cpu).unwrap_or_else(|error| panic!("{file:?}: {error}"))
+}
+
 fn read(path: &Path) -> String {
     fs_err::read_to_string(path).unwrap_or_else(|error| panic!("{error}"))
 }

@@ -32,8 +32,11 @@ fn hostile() -> Vec<PathBuf> {
     files
 }
 
-/// Tensors that hold numbers as weights do, by name.
-fn values(file: &TensorFile) -> BTreeMap<String, (DType, Vec<usize>, Option<Vec<f32>>)> {
+/// Type, shape, and the numbers if they can be weights.
+type Values = (DType, Vec<usize>, Option<Vec<f32>>);
+
+/// Every tensor of a file, by name.
+fn values(file: &TensorFile) -> BTreeMap<String, Values> {
     let one = |(name, info): (&String, &engine::checkpoint::header::TensorInfo)| {
         (name.clone(), (info.dtype, info.shape.clone(), file.read_f32(name).ok()))
     };

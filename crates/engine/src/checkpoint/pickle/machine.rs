@@ -449,7 +449,7 @@ impl<'b> Machine<'b, '_> {
     /// Keys and values take turns.
     fn set_items(&mut self, values: Vec<Value>) -> Result<(), Failure> {
         let wrong = || broken("it sets items of something that is no dictionary");
-        if values.len() % 2 != 0 {
+        if !values.len().is_multiple_of(2) {
             return Err(broken("a key has no value"));
         }
         self.heap.spend(2 * size_of::<Value>() * values.len())?;
