@@ -21,6 +21,7 @@ export const DEFAULTS: GenerationParams = {
 	init: null,
 	prediction: null,
 	noise: null,
+	embeddings: [],
 	sizes: null,
 	refiner: null
 };
@@ -50,6 +51,7 @@ function card(part: Partial<ModelCard> & Pick<ModelCard, 'name' | 'title' | 'kin
 		duplicate_of: null,
 		starter: false,
 		defaults: null,
+		acceleration: null,
 		facts: [],
 		used_at: null,
 		note: { title: null, trigger_words: null, default_weight: null, pigment: null },

@@ -28,6 +28,11 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Say what a model file is.
     Inspect(InspectArgs),
+    /// Write a model file anew, as safetensors.
+    ///
+    /// A PyTorch file keeps the names of its tensors, without the wrapping around them. A diffusers folder of
+    /// SD 1.x or 2.x becomes a single file. Without `--precision` all numbers keep their bits.
+    Convert(ConvertArgs),
     /// List what there is to choose from.
     List(ListArgs),
     /// Measure load, steps and decode for one picture, which is not kept.
@@ -80,7 +85,7 @@ pub(crate) struct BenchArgs {
 /// Everything that makes one picture. What is left out comes from the recipe, or else suits the model.
 #[derive(Debug, Args)]
 pub(crate) struct PictureArgs {
-    /// Base model: a diffusers folder, a .safetensors file, or a name from `impasto list models`
+    /// Base model: a diffusers folder, a file, or a name from `impasto list models`
     #[arg(long, value_name = "DIR|FILE|NAME")]
     pub(crate) model: Option<String>,
 
@@ -218,6 +223,25 @@ pub(crate) struct InspectArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ConvertArgs {
+    /// A safetensors or PyTorch file, or a diffusers folder
+    #[arg(value_name = "IN")]
+    pub(crate) input: PathBuf,
+
+    /// The new file
+    #[arg(value_name = "OUT.safetensors")]
+    pub(crate) output: PathBuf,
+
+    /// How numbers are stored; whole numbers stay as they are [default: as in IN]
+    #[arg(long, value_enum)]
+    pub(crate) precision: Option<StoredArg>,
+
+    /// Replace a file that has the name
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     /// Of what
     #[arg(value_enum)]
@@ -247,6 +271,13 @@ pub(crate) enum PrecisionArg {
     F32,
     Bf16,
     F16,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum StoredArg {
+    F32,
+    F16,
+    Bf16,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -4,6 +4,7 @@
 //! else to stderr.
 
 mod args;
+mod convert;
 mod generate;
 mod inspect;
 mod list;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::generate(&args),
         Command::Bench(args) => generate::bench(&args),
         Command::Inspect(args) => inspect::inspect(&args),
+        Command::Convert(args) => convert::convert(&args),
         Command::List(args) => list::list(&args),
     };
     match done {

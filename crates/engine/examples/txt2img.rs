@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         adapters: Vec::new(),
         prompt: "a fox on a light blue background".into(),
         negative_prompt: String::new(),
+        embeddings: Vec::new(),
         clip_skip: 1,
         sizes: Sizes::default(),
         width: 128,

@@ -93,7 +93,8 @@ pub static METHODS: &[Method] = &[
 pub fn recognize<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Acceleration> {
     names.into_iter().find_map(|name| {
         let words = words(name);
-        let has = |method: &&Method| method.words.iter().any(|word| words.iter().any(|w| w == word));
+        let has =
+            |method: &&Method| method.words.iter().any(|word| words.iter().any(|w| w == word));
         let method = METHODS.iter().find(has)?;
         Some(Acceleration { method, steps: steps(&words).unwrap_or(method.steps) })
     })
@@ -163,8 +164,8 @@ mod tests {
     #[test]
     fn what_they_want_exists() {
         for method in METHODS {
-            sampler(method.sampler);
-            schedule(method.schedule);
+            assert_eq!(sampler(method.sampler).id, method.sampler);
+            assert_eq!(schedule(method.schedule).id, method.schedule);
         }
     }
 }

@@ -5,11 +5,9 @@ use std::{ops::ControlFlow, sync::Arc};
 use kernels::memory;
 
 use crate::{
-    DeviceId, Error, Output, PatchReport, Phase, Progress, Request, Result, Watch,
-    adapter::patch::Coat,
-    device,
+    DeviceId, Error, Output, PatchReport, Phase, Progress, Request, Result, Watch, device,
     guided::{Guided, HandOver},
-    loaded::{Loaded, finite},
+    loaded::{Loaded, Words, finite},
     noise::Noise,
     sample::{denoiser::Watched, schedule::img2img_tail},
 };
@@ -146,23 +144,27 @@ struct Taken {
 /// One picture with base models that were taken.
 fn paint(
     base: &mut Taken,
-    mut refiner: Option<(&mut Taken, &Request)>,
+    refiner: Option<(&mut Taken, &Request)>,
     request: &Request,
     watch: &mut Watch<'_>,
 ) -> Result<Output> {
     let mut warnings = kernels::Isa::doubts().to_vec();
-    let (stack, patches) = prepare(base, request, watch)?;
-    if let Some((refiner, request)) = &mut refiner {
-        prepare(refiner, request, watch)?;
-        require_same_latents(&base.loaded, &refiner.loaded)?;
-    }
+    let (words, patches) = prepare(base, request, &mut warnings, watch)?;
+    let refiner = match refiner {
+        Some((refiner, request)) => {
+            let (words, _) = prepare(refiner, request, &mut warnings, watch)?;
+            require_same_latents(&base.loaded, &refiner.loaded)?;
+            Some((refiner, request, words))
+        }
+        None => None,
+    };
     let loaded = &mut base.loaded;
 
     announce(watch, Phase::Encode, 2 + usize::from(request.init.is_some()))?;
-    let conditioning = loaded.conditioning(request, &stack)?;
+    let conditioning = loaded.conditioning(request, words)?;
     let second = match refiner {
-        Some((refiner, request)) => {
-            let conditioning = refiner.loaded.conditioning(request, &[])?;
+        Some((refiner, request, words)) => {
+            let conditioning = refiner.loaded.conditioning(request, words)?;
             Some((&refiner.loaded, request, conditioning))
         }
         None => None,
@@ -231,13 +233,14 @@ fn paint(
 fn prepare(
     taken: &mut Taken,
     request: &Request,
+    warnings: &mut Vec<String>,
     watch: &mut Watch<'_>,
-) -> Result<(Vec<Coat>, PatchReport)> {
+) -> Result<(Words, PatchReport)> {
     if taken.opened {
         announce(watch, Phase::Load, 1)?;
         taken.loaded.require_memory(request)?;
     }
-    taken.loaded.prepare(request, taken.opened, watch)
+    taken.loaded.prepare(request, taken.opened, warnings, watch)
 }
 
 /// Fails unless the latents of one base model mean something to the other.

@@ -18,7 +18,7 @@ pub enum Error {
     Io(#[from] std::io::Error),
 
     /// The file is not what its name promises.
-    #[error("cannot read `{}`: it is {found}, not a safetensors file. {advice}", .path.display())]
+    #[error("cannot read `{}`: it is {found}, not a safetensors or PyTorch file. {advice}", .path.display())]
     NotSafetensors {
         /// The file.
         path: PathBuf,
@@ -28,7 +28,7 @@ pub enum Error {
         advice: &'static str,
     },
 
-    /// A safetensors file whose header contradicts itself or the file.
+    /// A safetensors or PyTorch file that contradicts itself.
     #[error(
         "cannot read `{}`: {problem}. The file is damaged or was not downloaded completely; get it \
          again", .path.display()

@@ -2,10 +2,9 @@
 //!
 //! File names prove nothing: an embedding lies in the folder for LoRAs, a web page was saved as a
 //! model. [`inspect`] reads headers, configurations and first bytes, never the weights, and says
-//! something true about every file. PyTorch's pickles are looked at as data and never executed.
+//! something true about every file. PyTorch files are read as data and never executed.
 
 pub(crate) mod family;
-mod pickle;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,9 +27,11 @@ use crate::{
         self,
         header::{Hashes, TensorFile, TensorInfo},
         keys::{self, Component},
+        pickle::Layout,
         weights,
     },
     sample::denoiser::Prediction,
+    text::embedding,
 };
 
 /// Configuration files are a few kilobytes; a vocabulary has a megabyte or two.
@@ -50,7 +51,7 @@ pub enum Kind {
     Embedding,
     /// A model of a kind that is not used here, ControlNets among them.
     OtherModel,
-    /// A PyTorch pickle.
+    /// A PyTorch file that cannot be read.
     Pickle,
     /// A configuration without weights.
     Configuration,
@@ -187,7 +188,7 @@ pub struct FileHashes {
 ///
 /// # Errors
 /// [`Error::Io`] if it cannot be read, [`Error::Damaged`] if it is a safetensors file that
-/// contradicts itself. Everything else is an answer, not an error.
+/// contradicts itself. Everything else is an answer, not an error: a PyTorch file that is refused among it.
 pub fn inspect(path: &Path) -> Result<ModelFile> {
     let mut answer = inspect_contents(path)?;
     if matches!(answer.kind, Kind::BaseModel | Kind::Adapter) {
@@ -206,6 +207,9 @@ fn inspect_contents(path: &Path) -> Result<ModelFile> {
             let mut answer = inspect_other(path, &found, advice)?;
             answer.size = fs::metadata(path)?.len();
             Ok(answer)
+        }
+        Err(error @ (Error::Damaged { .. } | Error::WrongKind { .. })) => {
+            describe_refused(path, error)
         }
         Err(error) => Err(error),
     }
@@ -260,7 +264,7 @@ impl ModelFile {
         self
     }
 
-    /// Computes the hashes of a safetensors file; does nothing for anything else. Reads all of it.
+    /// Computes the hashes of a safetensors or PyTorch file; does nothing for anything else. Reads all of it.
     ///
     /// # Errors
     /// Fails if the file cannot be read to its end.
@@ -268,6 +272,7 @@ impl ModelFile {
         let file = match TensorFile::open(&self.path) {
             Ok(file) => file,
             Err(Error::NotSafetensors { .. }) => return Ok(()),
+            Err(_) if self.kind == Kind::Pickle => return Ok(()),
             Err(error) => return Err(error),
         };
         let Hashes { file: whole, data } = file.sha256()?;
@@ -338,9 +343,7 @@ impl fmt::Display for ModelFile {
         for (name, (vectors, width)) in &self.embedding {
             line("embedding", format!("{name}: {vectors} × {width}"))?;
         }
-        if self.kind == Kind::Pickle && self.tensors > 0 {
-            line("tensors", self.tensors.to_string())?;
-        } else if self.tensors > 0 {
+        if self.tensors > 0 {
             let types = self.precisions.iter().map(|(name, count)| format!("{count} {name}"));
             let types = types.collect::<Vec<_>>().join(", ");
             line("tensors", format!("{types}; {} parameters", grouped(self.parameters)))?;
@@ -378,7 +381,7 @@ const HIGHLIGHTS: &[(&str, &str)] = &[
     ("ss_training_comment", "comment"),
 ];
 
-/// Says what safetensors files are that belong together: one file, or the shards of a component.
+/// Says what files with tensors are that belong together: one file, or the shards of a component.
 fn inspect_tensors(path: &Path, files: Vec<TensorFile>) -> Result<ModelFile> {
     let mut answer = describe_tensors(path, &files)?;
     files.iter().for_each(|file| answer.count(file));
@@ -406,13 +409,22 @@ fn describe_tensors(path: &Path, files: &[TensorFile]) -> Result<ModelFile> {
     let tensors: Vec<&BTreeMap<String, TensorInfo>> =
         files.iter().map(TensorFile::tensors).collect();
     let names = || tensors.iter().flat_map(|file| file.keys().map(String::as_str));
+    let format = match files.iter().any(TensorFile::is_pickle) {
+        true => "a PyTorch file",
+        false => "a safetensors file",
+    };
     if names().next().is_none() {
-        return Ok(ModelFile::new(path, Kind::Other, "a safetensors file without tensors"));
+        return Ok(ModelFile::new(path, Kind::Other, format!("{format} without tensors")));
+    }
+    if let [only] = files
+        && let Some(answer) = describe_nameless(path, only.tensors())
+    {
+        return Ok(answer);
     }
     if let Some(embedding) = embedding(&tensors) {
         let family = family_of_embedding(&embedding);
-        let mut answer = ModelFile::new(path, Kind::Embedding, "a textual-inversion embedding")
-            .note("Embeddings are not supported yet.");
+        let mut answer = ModelFile::new(path, Kind::Embedding, "a textual-inversion embedding");
+        answer.usable = true;
         answer.family = family;
         answer.embedding = embedding;
         return Ok(answer);
@@ -425,16 +437,37 @@ fn describe_tensors(path: &Path, files: &[TensorFile]) -> Result<ModelFile> {
         return Ok(ModelFile::new(path, Kind::OtherModel, what)
             .note("Models of this kind are not supported."));
     }
-    Ok(describe_networks(path, &tensors))
+    Ok(describe_networks(path, &tensors, format))
+}
+
+/// What has no names for its tensors: a PyTorch file with one tensor, or with a list of them.
+fn describe_nameless(path: &Path, tensors: &BTreeMap<String, TensorInfo>) -> Option<ModelFile> {
+    if let Some(info) = tensors.get("") {
+        let what = format!("a single tensor {:?} without a name", info.shape);
+        return Some(ModelFile::new(path, Kind::Other, what));
+    }
+    let numbered = tensors.keys().all(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+    numbered.then(|| {
+        let what = format!(
+            "a list of {} tensors without names, as cloneofsimo/lora writes adapters",
+            tensors.len()
+        );
+        ModelFile::new(path, Kind::Adapter, what)
+            .note("Modules that are numbered instead of named are not supported yet.")
+    })
 }
 
 /// A base model, or one of its networks.
-fn describe_networks(path: &Path, tensors: &[&BTreeMap<String, TensorInfo>]) -> ModelFile {
+fn describe_networks(
+    path: &Path,
+    tensors: &[&BTreeMap<String, TensorInfo>],
+    format: &str,
+) -> ModelFile {
     let all: BTreeMap<&str, &TensorInfo> =
         tensors.iter().flat_map(|file| file.iter().map(|(name, info)| (&**name, info))).collect();
     let names = keys::single_file(all.keys().copied());
     if names.tensors.is_empty() {
-        return describe_unknown(path, &all);
+        return describe_unknown(path, &all, format);
     }
     let mut sorted = Sorted::default();
     sorted.add(&names, &all);
@@ -597,10 +630,10 @@ fn prediction(tensors: &BTreeMap<&str, &TensorInfo>) -> Option<String> {
     marks.iter().find(|row| tensors.contains_key(row.0)).map(|row| row.1.to_owned())
 }
 
-fn describe_unknown(path: &Path, tensors: &BTreeMap<&str, &TensorInfo>) -> ModelFile {
+fn describe_unknown(path: &Path, tensors: &BTreeMap<&str, &TensorInfo>, format: &str) -> ModelFile {
     let first: Vec<String> =
         tensors.iter().take(3).map(|(name, info)| format!("`{name}` {:?}", info.shape)).collect();
-    ModelFile::new(path, Kind::Other, "a safetensors file of an unknown kind").note(format!(
+    ModelFile::new(path, Kind::Other, format!("{format} of an unknown kind")).note(format!(
         "It has {} tensors: {}",
         tensors.len(),
         first.join(", ")
@@ -752,29 +785,8 @@ fn trigger_words(metadata: &BTreeMap<String, String>) -> Vec<String> {
 fn embedding(
     tensors: &[&BTreeMap<String, TensorInfo>],
 ) -> Option<BTreeMap<String, (usize, usize)>> {
-    const NAMES: &[&str] = &[
-        "emb_params",
-        "emp_params",
-        "emp_params_out",
-        "clip_l",
-        "clip_g",
-        "clip_l_out",
-        "clip_g_out",
-    ];
-    let all: Vec<_> = tensors.iter().flat_map(|file| file.iter()).collect();
-    // The widest files of this kind have two encoders with two tensors each.
-    let named = |name: &str| {
-        NAMES.contains(&name) || name.starts_with("string_to_param") || name.starts_with('<')
-    };
-    let few = all.len() <= 4 && all.iter().all(|(name, _)| named(name));
-    few.then_some(())?;
-    all.into_iter()
-        .map(|(name, info)| match *info.shape {
-            [width] => Some((name.clone(), (1, width))),
-            [vectors, width] => Some((name.clone(), (vectors, width))),
-            _ => None,
-        })
-        .collect()
+    let parts = embedding::parts(tensors.iter().copied().flatten())?;
+    Some(parts.iter().map(|part| (part.name.to_owned(), (part.vectors, part.width))).collect())
 }
 
 fn family_of_embedding(tensors: &BTreeMap<String, (usize, usize)>) -> Option<Family> {
@@ -800,7 +812,7 @@ pub(crate) fn foreign<'a>(
 ) -> Option<&'static str> {
     let tensors: Vec<_> = files.collect();
     let names = || tensors.iter().flat_map(|file| file.keys().map(String::as_str));
-    if embedding(&tensors).is_some() && names().next().is_some() {
+    if embedding(&tensors).is_some() {
         return Some("a textual-inversion embedding");
     }
     if names().any(is_adapter_tensor) {
@@ -834,8 +846,8 @@ fn inspect_folder(path: &Path) -> Result<ModelFile> {
                 contents.files.iter().for_each(|file| answer.count(file));
                 Ok(answer)
             }
-            // Without weights, the configuration still says what it would be.
-            Err(error @ Error::Incomplete { .. }) => {
+            // Without weights that can be used, the configuration still says what it would be.
+            Err(error @ (Error::Incomplete { .. } | Error::WrongKind { .. })) => {
                 let mut answer = inspect(&folder.join("adapter_config.json"))?;
                 answer.path = path.to_owned();
                 Ok(answer.note(format!("It cannot be used: {error}.")))
@@ -843,10 +855,12 @@ fn inspect_folder(path: &Path) -> Result<ModelFile> {
             Err(error) => Err(error),
         };
     }
-    if has("pytorch_lora_weights.safetensors") {
-        let mut answer = inspect(&path.join("pytorch_lora_weights.safetensors"))?;
-        answer.path = path.to_owned();
-        return Ok(answer);
+    for name in ["pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"] {
+        if has(name) {
+            let mut answer = inspect(&path.join(name))?;
+            answer.path = path.to_owned();
+            return Ok(answer);
+        }
     }
     if has("tokenizer.json") || has("vocab.json") && has("merges.txt") {
         return Ok(ModelFile::new(path, Kind::Tokenizer, "a tokenizer"));
@@ -888,7 +902,6 @@ const MISSING: &str = "its weights are missing";
 fn component_weights(folder: &Path) -> Result<Vec<TensorFile>, &'static str> {
     let files = weights::files(folder).map_err(|_| "a part of its weights is missing")?;
     match files.as_slice() {
-        [] if weights::are_pickled(folder) => Err("its weights are a PyTorch pickle"),
         [] => Err(MISSING),
         files => files
             .iter()
@@ -994,7 +1007,6 @@ fn inspect_other(path: &Path, found: &str, advice: &str) -> Result<ModelFile> {
         got += read;
     }
     match start[..got] {
-        [b'P', b'K', 3, 4, ..] | [0x80, 0..=5, ..] => describe_pickle(path),
         [0x89, b'P', b'N', b'G', ..] => {
             let size =
                 |at: usize| start[at..].first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
@@ -1023,6 +1035,7 @@ fn inspect_other(path: &Path, found: &str, advice: &str) -> Result<ModelFile> {
             let what = match found {
                 "empty" => "an empty file",
                 "of an unknown format" => "a file of an unknown format",
+                // A zip archive or a pickle that is none of PyTorch's.
                 found => found,
             };
             let answer = ModelFile::new(path, kind, what);
@@ -1057,77 +1070,22 @@ fn png_texts(file: &mut fs::File) -> Result<Vec<String>> {
     Ok(texts)
 }
 
-/// Texts in a pickle -> what it then is. The first row that matches decides.
-const PICKLED: &[(&str, &str)] = &[
-    ("string_to_param", "a textual-inversion embedding"),
-    ("lora_A", "a LoRA adapter"),
-    ("lora_B", "a LoRA adapter"),
-    ("lora_up", "a LoRA adapter"),
-    ("lora.up", "a LoRA adapter"),
-    ("ia3_l", "an (IA)³ adapter"),
-    ("hada_w1", "a LoHa adapter"),
-    ("lokr_w1", "a LoKr adapter"),
-    ("model.diffusion_model.", "a Stable Diffusion checkpoint"),
-    ("control_model.", "a ControlNet"),
-    ("text_model.encoder.", "a text encoder"),
-    ("down_blocks.0.attentions", "a UNet"),
-    ("encoder.conv_in.", "a VAE"),
-    ("decoder.conv_in.", "a VAE"),
-];
-
-fn describe_pickle(path: &Path) -> Result<ModelFile> {
-    let look = pickle::look(path)?;
-    let torch = look.globals.iter().any(|global| global.starts_with("torch"));
-    let container = match (look.zip, torch) {
-        (true, false) => {
-            return Ok(ModelFile::new(path, Kind::Other, "a zip archive")
-                .note(format!("It has {} members and no PyTorch pickle.", look.members)));
-        }
-        (_, true) => "a PyTorch pickle",
-        (false, false) => "a Python pickle",
+/// Says why a file with the first bytes of a PyTorch file cannot be read. Any other error stays one.
+fn describe_refused(path: &Path, error: Error) -> Result<ModelFile> {
+    let mut start = Vec::new();
+    fs::File::open(path)?.take(4).read_to_end(&mut start)?;
+    let Some(layout) = Layout::of(&start) else { return Err(error) };
+    let file = match layout {
+        Layout::Zip => "a zip archive, as PyTorch writes them",
+        Layout::Pickles => "a Python pickle, as older versions of PyTorch write them",
     };
-    let contains = |part: &str| look.texts.iter().any(|text| text.contains(part));
-    let token = look.texts.iter().find(|text| text.starts_with('<') && text.ends_with('>'));
-    let what = if contains("lora_E") {
-        Some("an AdaLoRA adapter".to_owned())
-    } else if let Some(row) = PICKLED.iter().find(|(part, _)| contains(part)) {
-        Some(row.1.to_owned())
-    } else if let (Some(token), 1) = (token, look.tensors) {
-        Some(format!("a textual-inversion embedding, `{token}`"))
-    } else if look.texts.is_empty() && look.tensors == 1 {
-        Some("a single tensor without a name".to_owned())
-    } else if look.texts.is_empty() && look.tensors > 1 {
-        Some(format!(
-            "a list of {} tensors without names, as cloneofsimo/lora writes adapters",
-            look.tensors
-        ))
-    } else {
-        None
+    let why = match error {
+        Error::Damaged { .. } => "that is damaged",
+        _ => "that is refused",
     };
-    let what = match what {
-        Some(what) => format!("{what} in {container}"),
-        None => container.to_owned(),
-    };
-    let mut answer = ModelFile::new(path, Kind::Pickle, what);
-    answer.tensors = look.tensors;
-    if !look.texts.is_empty() {
-        let names: Vec<String> =
-            look.texts.iter().take(3).map(|name| format!("`{}`", shortened(name))).collect();
-        answer.notes.push(format!("Texts in it: {}.", names.join(", ")));
-    }
-    let known = |global: &&String| {
-        ["torch.", "torch._utils.", "collections.", "numpy.", "_codecs.", "pytorch_lightning."]
-            .iter()
-            .any(|module| global.starts_with(module))
-    };
-    let strange: Vec<&str> =
-        look.globals.iter().filter(|global| !known(global)).map(String::as_str).take(3).collect();
-    if !strange.is_empty() {
-        answer.notes.push(format!("It asks for code beyond tensors: {}.", strange.join(", ")));
-    }
-    Ok(answer.note(
-        "It was not opened: pickles can run code when they are. Use a safetensors version of it.",
-    ))
+    let mut answer = ModelFile::new(path, Kind::Pickle, format!("{file}, {why}"));
+    answer.size = fs::metadata(path)?.len();
+    Ok(answer.note(format!("{}.", capitalized(&error.to_string()))))
 }
 
 /// Configuration files by their names; the content is looked at for the rest.

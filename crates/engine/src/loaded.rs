@@ -14,7 +14,7 @@ use crate::{
     Watch,
     adapter::patch::{Adapters, Coat, PatchedWeights, Tally},
     architecture::Modules,
-    checkpoint::{Checkpoint, Tensors, VaeConfig, open_vae},
+    checkpoint::{Checkpoint, Tensors, VaeConfig, keys::Component, open_vae},
     device,
     model::{
         clip::Clip,
@@ -24,7 +24,11 @@ use crate::{
         vae::{Decoder, Encoder},
     },
     ops::Map,
-    text::{self, tokenizer::Tokenizer},
+    text::{
+        self, Vocabulary,
+        embedding::{Embedding, Place},
+        tokenizer::Tokenizer,
+    },
 };
 
 /// One base model with its stack.
@@ -51,18 +55,20 @@ pub(crate) struct Loaded {
 
 /// All that a conditioning depends on, for one base model.
 #[derive(Debug, Clone, PartialEq)]
-struct Words {
+pub(crate) struct Words {
     prompt: String,
     negative_prompt: String,
     clip_skip: u32,
     precision: Precision,
+    embeddings: Vec<Embedding>,
     /// Content hash and weight of each adapter that acts on the text encoder.
     stack: Vec<([u8; 32], u64)>,
 }
 
 impl Words {
-    fn new(request: &Request, stack: &[Coat]) -> Words {
+    fn new(request: &Request, embeddings: Vec<Embedding>, stack: &[Coat]) -> Words {
         Words {
+            embeddings,
             prompt: request.prompt.clone(),
             negative_prompt: request.negative_prompt.clone(),
             clip_skip: request.clip_skip,
@@ -189,14 +195,48 @@ impl Loaded {
         &mut self,
         request: &Request,
         opened: bool,
+        warnings: &mut Vec<String>,
         watch: &mut Watch<'_>,
-    ) -> Result<(Vec<Coat>, PatchReport)> {
+    ) -> Result<(Words, PatchReport)> {
         let name = self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy();
         let architecture = self.checkpoint.architecture.name;
         let (stack, report) =
             self.adapters.stack(&request.adapters, &self.modules, &name, architecture)?;
-        self.patch(&stack, request, opened, watch)?;
-        Ok((stack, report))
+        let words = Words::new(request, self.embeddings(request, warnings)?, &stack);
+        self.patch(&stack, &words, request, opened, watch)?;
+        Ok((words, report))
+    }
+
+    /// Reads the embeddings of a request. Those for other text encoders are left out, with a warning.
+    fn embeddings(&self, request: &Request, warnings: &mut Vec<String>) -> Result<Vec<Embedding>> {
+        let width_of = |component: Component| {
+            let table = format!("{}text_model.embeddings.token_embedding", component.prefix());
+            self.modules.get(&table).and_then(|shape| shape.get(1)).copied().unwrap_or_default()
+        };
+        let encoders = self.checkpoint.text_encoders.iter().map(|encoder| encoder.component);
+        let widths: Vec<_> =
+            encoders.map(|component| (place_of(component), width_of(component))).collect();
+        let mut embeddings = Vec::new();
+        for path in &request.embeddings {
+            let embedding = Embedding::open(path)?;
+            if widths.iter().all(|(place, width)| embedding.rows(*place, *width).is_some()) {
+                embeddings.push(embedding);
+                continue;
+            }
+            let found: Vec<String> = [&embedding.first, &embedding.second]
+                .into_iter()
+                .flatten()
+                .filter_map(|rows| rows.first().map(|row| row.len().to_string()))
+                .collect();
+            warnings.push(format!(
+                "the embedding `{}` was left out: its vectors have {} numbers, and those of {} have {}",
+                embedding.name,
+                found.join(" and "),
+                self.checkpoint.architecture.name,
+                widths.iter().map(|row| row.1.to_string()).collect::<Vec<_>>().join(" and "),
+            ));
+        }
+        Ok(embeddings)
     }
 
     /// Brings weights and networks to what the request and its stack make of them.
@@ -206,12 +246,13 @@ impl Loaded {
     fn patch(
         &mut self,
         stack: &[Coat],
+        words: &Words,
         request: &Request,
         opened: bool,
         watch: &mut Watch<'_>,
     ) -> Result<()> {
         let (precision, encoder) = (request.precision, request.init.is_some());
-        let encoded = self.encoded(&Words::new(request, stack)).is_some();
+        let encoded = self.encoded(words).is_some();
         let wanted = self.modules.keys().filter(|name| !encoded || !name.starts_with(TEXT_ENCODER));
         let outdated = self.weights.outdated(wanted.cloned(), stack, precision);
         let (plain, patched): (Vec<_>, Vec<_>) =
@@ -306,18 +347,13 @@ impl Loaded {
 
     /// What the text encoder makes of both prompts: anew only if something that it depends on changed,
     /// so that a slider that moves on the UNet alone does not wait for it.
-    pub(crate) fn conditioning(
-        &mut self,
-        request: &Request,
-        stack: &[Coat],
-    ) -> Result<Conditioning> {
-        let words = Words::new(request, stack);
+    pub(crate) fn conditioning(&mut self, request: &Request, words: Words) -> Result<Conditioning> {
         if let Some(conditioning) = self.encoded(&words) {
             return Ok(conditioning.clone());
         }
         let networks = self.networks.as_mut().expect("built by `patch`, which comes first");
         let clips = networks.clips.take().expect("built where a prompt is new");
-        let conditioning = self.encode_prompts(&clips, request)?;
+        let conditioning = self.encode_prompts(&clips, &words.embeddings, request)?;
         if words.stack.is_empty() {
             // Their memory is of more use than the tenths of a second that the next prompt saves.
             drop(clips);
@@ -337,10 +373,15 @@ impl Loaded {
     }
 
     /// Both prompts as encoded, each of its own length.
-    fn encode_prompts(&self, clips: &[Clip], request: &Request) -> Result<Conditioning> {
-        let (cond, pooled) = self.encode_prompt(clips, &request.prompt, request)?;
+    fn encode_prompts(
+        &self,
+        clips: &[Clip],
+        embeddings: &[Embedding],
+        request: &Request,
+    ) -> Result<Conditioning> {
+        let (cond, pooled) = self.encode_prompt(clips, &request.prompt, embeddings, request)?;
         let (mut uncond, mut other) =
-            self.encode_prompt(clips, &request.negative_prompt, request)?;
+            self.encode_prompt(clips, &request.negative_prompt, embeddings, request)?;
         if request.negative_prompt.is_empty() && self.checkpoint.zeroes_empty_negative {
             (uncond, other) = (uncond.zeros_like()?, other.map(|it| it.zeros_like()).transpose()?);
         }
@@ -361,15 +402,29 @@ impl Loaded {
         &self,
         clips: &[Clip],
         prompt: &str,
+        embeddings: &[Embedding],
         request: &Request,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let (mut encoded, mut pooled) = (Vec::new(), None);
-        for (clip, tokenizer) in clips.iter().zip(&self.tokenizers) {
+        let encoders = self.checkpoint.text_encoders.iter().zip(&self.tokenizers);
+        for (clip, (encoder, tokenizer)) in clips.iter().zip(encoders) {
+            let place = place_of(encoder.component);
+            let rows = embeddings.iter().map(|embedding| {
+                embedding.rows(place, clip.width()).expect("those that fit were chosen")
+            });
+            let rows: Vec<_> = rows.collect();
+            let vocabulary = Vocabulary::new(tokenizer, embeddings);
             let mut values = Vec::new();
-            for chunk in text::chunks(tokenizer, prompt) {
+            for chunk in text::chunks(tokenizer, &vocabulary, prompt) {
                 let end = chunk.ids.iter().position(|&id| id == tokenizer.end());
                 let end = end.expect("each chunk ends with an end token");
-                let made = clip.encode(&chunk.ids, end, request.clip_skip, request.precision)?;
+                let vectors = chunk
+                    .vectors
+                    .iter()
+                    .map(|&(place, embedding, row)| (place, rows[embedding][row].as_slice()));
+                let vectors: Vec<_> = vectors.collect();
+                let (skip, precision) = (request.clip_skip, request.precision);
+                let made = clip.encode(&chunk.ids, end, &vectors, skip, precision)?;
                 let mut states = made.states.values().into_owned();
                 text::emphasis::apply(&mut states, &chunk.weights);
                 values.extend(states);
@@ -590,6 +645,14 @@ impl Loaded {
     }
 }
 
+/// Which vectors of an embedding a text encoder reads.
+fn place_of(component: Component) -> Place {
+    match component {
+        Component::TextEncoder2 => Place::Second,
+        _ => Place::First,
+    }
+}
+
 /// The VAE's modules: those of its decoder, and those of its encoder where they are needed.
 fn vae_modules(tensors: &Tensors, encoder: bool) -> Vec<String> {
     let mut modules = tensors.modules();
@@ -633,7 +696,7 @@ mod tests {
         wanted.init = Some(crate::InitImage { image, denoising_strength: 0.0 });
         let mut loaded = Loaded::open(&wanted).unwrap();
         let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
-        loaded.prepare(&wanted, true, &mut watch).unwrap();
+        loaded.prepare(&wanted, true, &mut Vec::new(), &mut watch).unwrap();
         let networks = loaded.networks();
         let encoder = networks.encoder.as_ref().unwrap();
 

@@ -28,6 +28,8 @@ pub struct Request {
     pub prompt: String,
     /// The text of what to avoid; without effect at guidance 1.
     pub negative_prompt: String,
+    /// Embeddings that the prompts may call by their names.
+    pub embeddings: Vec<PathBuf>,
     /// 1 takes the text encoder's last layer, 2 the last but one, and so on. SDXL was trained on the last
     /// but one, and takes that for 1 too.
     pub clip_skip: u32,

@@ -11,6 +11,9 @@
 //! Nothing here is part of the program. A file that cannot be read or written is a panic with its
 //! name: tests have no use for an error.
 
+pub mod targets;
+pub mod torch;
+
 use std::{
     collections::{BTreeMap, HashMap},
     ops::ControlFlow,
@@ -57,6 +60,7 @@ pub fn request(checkpoint: &Path) -> Request {
         adapters: Vec::new(),
         prompt: "a fox".to_owned(),
         negative_prompt: String::new(),
+        embeddings: Vec::new(),
         clip_skip: 1,
         sizes: Sizes::default(),
         width: 48,
@@ -355,6 +359,12 @@ pub fn write_adapter(model: &str, name: &str, file: &Path) {
 /// Writes tensors as a safetensors file.
 pub fn write(tensors: &HashMap<String, Tensor>, file: &Path) {
     safetensors::save(tensors, file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
+}
+
+/// The tensors of a safetensors file.
+#[must_use]
+pub fn load(file: &Path) -> HashMap<String, Tensor> {
+    safetensors::load(file, &Device::Cpu).unwrap_or_else(|error| panic!("{file:?}: {error}"))
 }
 
 fn read(path: &Path) -> String {

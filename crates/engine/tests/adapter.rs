@@ -633,9 +633,11 @@ fn other_files_are_told_what_they_are() {
     let peft = folder.path().join("peft");
     fs::create_dir(&peft).unwrap();
     fs::write(peft.join("adapter_config.json"), "{}").unwrap();
-    fs::write(peft.join("adapter_model.bin"), "PK").unwrap();
     let error = Adapter::open(&peft).unwrap_err().to_string();
-    assert!(error.contains("PyTorch pickle only"), "{error}");
+    assert!(error.contains("it has no weights (`adapter_model.safetensors`)"), "{error}");
+    fs::write(peft.join("adapter_model.bin"), "PK\x03\x04").unwrap();
+    let error = Adapter::open(&peft).unwrap_err().to_string();
+    assert!(error.contains("adapter_model.bin") && error.contains("damaged"), "{error}");
 }
 
 #[test]

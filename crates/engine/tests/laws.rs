@@ -220,6 +220,48 @@ fn base_models_stay_loaded_within_a_budget() {
     assert!(loads(engine, "model") && loads(engine, "second") && !loads(engine, "second"));
 }
 
+/// An embedding whose vectors are those of a word says what the word says, in each text encoder; one for
+/// other text encoders is left out, with a warning.
+#[test]
+fn an_embedding_stands_for_its_vectors() {
+    let folder = tempfile::tempdir().unwrap();
+    // "fox" in CLIP's vocabulary.
+    let row = |model: &str, part: &str| -> Tensor {
+        let table = format!("{part}.text_model.embeddings.token_embedding.weight");
+        tensors(model)[&table].get(3240).unwrap().unsqueeze(0).unwrap()
+    };
+    let file = |name: &str, vectors: HashMap<String, Tensor>| -> PathBuf {
+        let path = folder.path().join(name).join("zauberwort.safetensors");
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        write(&vectors, &path);
+        path
+    };
+    let of_sd15 = file("a", [("emb_params".to_owned(), row("sd15", "text_encoder"))].into());
+    let of_sdxl = file(
+        "b",
+        [("clip_l", "text_encoder"), ("clip_g", "text_encoder_2")]
+            .map(|(name, part)| (name.to_owned(), row("sdxl", part)))
+            .into(),
+    );
+    for (model, embedding, other) in [("sd15", &of_sd15, &of_sdxl), ("sdxl", &of_sdxl, &of_sd15)] {
+        let checkpoint = folder.path().join(model);
+        write_folder(model, &checkpoint);
+        let mut engine = open(None);
+        let mut made = |prompt: &str, embedding: &Path| {
+            let embeddings = vec![embedding.to_owned()];
+            let prompt = prompt.to_owned();
+            let request = Request { prompt, embeddings, steps: 1, ..request(&checkpoint) };
+            generate(&mut engine, &request).unwrap()
+        };
+        let plain = made("a (fox:1.2), a house", other);
+        assert!(plain.warnings[0].contains("`zauberwort` was left out"), "{:?}", plain.warnings);
+        let called = made("a (Zauberwort:1.2), a house", embedding);
+        assert_eq!(called.warnings, [""; 0]);
+        assert!(bits(&plain) == bits(&called), "{model}");
+        assert!(bits(&plain) != bits(&made("a (Zauberwort:1.2), a house", other)), "{model}");
+    }
+}
+
 /// One adapter in two spellings.
 #[test]
 fn spelling_changes_no_bit() {

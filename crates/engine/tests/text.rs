@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use engine::text::{
-    chunks,
+    Vocabulary, chunks,
     emphasis::{self, Piece},
     tokenizer::Tokenizer,
 };
@@ -100,7 +100,7 @@ fn chunks_are_those_of_a1111() {
         assert!(prompts.len() > 15);
         for (prompt, theirs) in prompts {
             let theirs = theirs.as_array().unwrap();
-            let ours = chunks(&tokenizer, prompt);
+            let ours = chunks(&tokenizer, &Vocabulary::default(), prompt);
             assert_eq!(ours.len(), theirs.len(), "{name}: {prompt:?}");
             for (ours, theirs) in ours.iter().zip(theirs) {
                 let mut expected = ids(&theirs[0]);

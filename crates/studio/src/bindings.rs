@@ -48,7 +48,7 @@ fn all() -> String {
         gallery::Deleted,
         cards::ModelKind,
         cards::ModelCard,
-        starter::Suggestion,
+        crate::starter::Suggestion,
         cards::LibraryView,
         cards::LibraryFolder,
         cards::Fit,

@@ -78,6 +78,21 @@ pub fn folder_of(path: &Path) -> &Path {
     }
 }
 
+/// Bytes that can be written to a folder's disk, where the system tells.
+#[cfg(unix)]
+#[must_use]
+pub fn free_space(folder: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// Bytes that can be written to a folder's disk, where the system tells.
+#[cfg(not(unix))]
+#[must_use]
+pub fn free_space(_: &Path) -> Option<u64> {
+    None
+}
+
 /// When a file was last changed, in milliseconds since 1970, and its size.
 pub(crate) fn stamp(path: &Path) -> io::Result<(i64, i64)> {
     let metadata = fs::metadata(path)?;

@@ -140,9 +140,10 @@ pub fn sha256(path: &Path) -> Result<String> {
     }
 }
 
-/// The `.safetensors` files of a folder and of the folders in it, sorted.
+/// The `.safetensors` files of a folder and of the folders in it, sorted; if there are none, the `.bin` files
+/// of PyTorch that are read instead.
 pub(crate) fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
+    let (mut files, mut pickles) = (Vec::new(), Vec::new());
     let mut folders = vec![(folder.to_owned(), 2)];
     while let Some((folder, depth)) = folders.pop() {
         for entry in fs::read_dir(&folder)? {
@@ -153,8 +154,13 @@ pub(crate) fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
                 }
             } else if path.extension().is_some_and(|extension| extension == "safetensors") {
                 files.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "bin") {
+                pickles.push(path);
             }
         }
+    }
+    if files.is_empty() {
+        files = pickles;
     }
     files.sort();
     Ok(files)

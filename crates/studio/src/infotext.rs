@@ -59,6 +59,11 @@ pub fn write(params: &GenerationParams) -> String {
             Some(format!("{}: {hash}", adapter.file.name.replace([':', ','], "")))
         })
         .collect();
+    let embeddings: Vec<String> = params
+        .embeddings
+        .iter()
+        .filter_map(|file| Some(format!("{}: {}", file.name, short(&file.sha256, 12)?)))
+        .collect();
     let fields = [
         ("Steps", Some(params.steps.to_string())),
         ("Sampler", sampler.map(|sampler| sampler.name.to_owned())),
@@ -79,6 +84,7 @@ pub fn write(params: &GenerationParams) -> String {
         ("Refiner switch at", params.refiner.as_ref().map(|refiner| refiner.switch_at.to_string())),
         ("RNG", Some(if params.rng == engine::Rng::Nv { "NV" } else { "CPU" }.into())),
         ("Lora hashes", Some(lora_hashes.join(", ")).filter(|hashes| !hashes.is_empty())),
+        ("TI hashes", Some(embeddings.join(", ")).filter(|hashes| !hashes.is_empty())),
         ("Precision", half_precision(params.precision).map(str::to_owned)),
         ("Version", Some(format!("impasto-{}", env!("CARGO_PKG_VERSION")))),
     ];
@@ -291,13 +297,22 @@ impl Reader {
             let switch_at = self.take_as("Refiner switch at", finite).unwrap_or(0.8);
             self.set("refiner", json!({"name": name, "sha256": hash, "switch_at": switch_at}));
         }
-        let hashes: Vec<(String, String)> = self
-            .take("Lora hashes")
-            .iter()
-            .flat_map(|list| list.split(", "))
-            .filter_map(|entry| entry.split_once(": "))
-            .map(|(name, hash)| (name.to_owned(), hash.to_owned()))
-            .collect();
+        let mut listed = |key| -> Vec<(String, String)> {
+            self.take(key)
+                .iter()
+                .flat_map(|list| list.split(", "))
+                .filter_map(|entry| entry.split_once(": "))
+                .map(|(name, hash)| (name.to_owned(), hash.to_owned()))
+                .collect()
+        };
+        let (hashes, embeddings) = (listed("Lora hashes"), listed("TI hashes"));
+        if !embeddings.is_empty() {
+            let embeddings = embeddings.into_iter();
+            let embeddings: Vec<Value> = embeddings
+                .map(|(name, hash)| json!({"name": name, "sha256": sha256(Some(hash))}))
+                .collect();
+            self.set("embeddings", embeddings);
+        }
         let adapters: Vec<Value> = tags
             .into_iter()
             .map(|tag| {
@@ -398,6 +413,7 @@ mod tests {
                  Seed: 9007199254740991, Size: 128x192, Model hash: 1111111111, Model: starter, \
                  VAE hash: 2222222222, VAE: vae-ft-mse, Denoising strength: 0.6, Clip skip: 2, \
                  Refiner: refiner [9999999999], Refiner switch at: 0.75, RNG: NV, Lora hashes: \"neon: 444444444444, Ink wet v1.2: 666666666666\", \
+                 TI hashes: \"EasyNegative: aaaaaaaaaaaa\", \
                  Precision: bf16, Version: impasto-{version}"
             )
         );
@@ -417,6 +433,7 @@ mod tests {
         };
         shorten(&mut expected.model, 10);
         shorten(expected.vae.as_mut().expect("it has one"), 10);
+        shorten(&mut expected.embeddings[0], 12);
         shorten(&mut expected.refiner.as_mut().expect("it has one").file, 10);
         for adapter in &mut expected.adapters {
             shorten(&mut adapter.file, 0);
@@ -499,11 +516,11 @@ mod tests {
             "Hires upscale: 2",
             "ControlNet 0: Module: canny, Model: x",
             "Token merging ratio: 0.5",
-            "TI hashes",
         ] {
             assert!(warning.contains(named), "{named}: {warning}");
         }
-        assert!(!warning.contains("Version"), "{warning}");
+        assert!(!warning.contains("Version") && !warning.contains("TI hashes"), "{warning}");
+        assert_eq!(params.embeddings[0].sha256.as_deref(), Some("66a7279a88dd"));
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub enum Kind {
     Adapter,
     /// A VAE by itself.
     Vae,
+    /// Vectors that stand for a word.
+    Embedding,
 }
 
 impl Kind {
@@ -47,6 +49,7 @@ impl Kind {
             Kind::BaseModel => "base model",
             Kind::Adapter => "adapter",
             Kind::Vae => "VAE",
+            Kind::Embedding => "embedding",
         }
     }
 }
@@ -191,6 +194,21 @@ impl Library {
             starter::suit(&mut params, file.native_size, acceleration.as_ref());
         }
         Ok(params)
+    }
+
+    /// The embeddings whose names stand in a text, in whatever case, by name.
+    #[must_use]
+    pub fn embeddings_in(&self, text: &str) -> Vec<&Entry> {
+        let text = text.to_lowercase();
+        let mut found: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|entry| text.contains(&entry.name.to_lowercase()))
+            .filter(|entry| entry.kind() == Some(Kind::Embedding))
+            .collect();
+        found.sort_by_key(|entry| entry.name.to_lowercase());
+        found.dedup_by_key(|entry| entry.name.to_lowercase());
+        found
     }
 
     /// Where a model file is; its contents are not looked at.
@@ -401,6 +419,7 @@ fn kind_of(path: &Path) -> Option<Kind> {
         (engine::inspect::Kind::BaseModel, _) => Some(Kind::BaseModel),
         (engine::inspect::Kind::Adapter, _) => Some(Kind::Adapter),
         (engine::inspect::Kind::Component, [only]) if only.name == "VAE" => Some(Kind::Vae),
+        (engine::inspect::Kind::Embedding, _) => Some(Kind::Embedding),
         _ => None,
     }
 }
@@ -456,7 +475,7 @@ pub(crate) fn model_name(path: &Path) -> String {
         None => fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
     };
     match named.extension() {
-        Some(extension) if extension == "safetensors" => {
+        Some(_) if is_model_file(&named) => {
             named.file_stem().unwrap_or_default().to_string_lossy().into_owned()
         }
         _ => file_name(&named),
@@ -565,7 +584,7 @@ pub(crate) fn is_model_folder(path: &Path) -> bool {
 }
 
 /// How names of models end; those that cannot be opened are listed all the same, to say why.
-const EXTENSIONS: &[&str] = &["safetensors", "ckpt", "pt", "pth", "gguf"];
+const EXTENSIONS: &[&str] = &["safetensors", "ckpt", "pt", "pth", "bin", "gguf"];
 
 pub(crate) fn is_model_file(path: &Path) -> bool {
     let is = |one: &&str| path.extension().is_some_and(|own| own.eq_ignore_ascii_case(one));

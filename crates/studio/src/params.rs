@@ -36,6 +36,9 @@ pub struct GenerationParams {
     pub prediction: Option<Prediction>,
     /// The stack.
     pub adapters: Vec<AdapterParams>,
+    /// Embeddings that the prompts call by their names; [`resolve`](crate::resolve) finds them.
+    #[serde(default)]
+    pub embeddings: Vec<FileRef>,
     /// May contain adapter tags, which [`resolve`](crate::resolve) moves into the stack.
     pub prompt: String,
     /// What to avoid.
@@ -242,6 +245,7 @@ impl Default for GenerationParams {
             vae: None,
             prediction: None,
             adapters: Vec::new(),
+            embeddings: Vec::new(),
             prompt: String::new(),
             negative_prompt: String::new(),
             width: 512,
@@ -362,6 +366,7 @@ pub(crate) fn elaborate() -> GenerationParams {
                 enabled: true,
             },
         ],
+        embeddings: vec![file("EasyNegative", "a")],
         prompt: "a (fox:1.2), \"neon\" style\nSteps: up, a hill: steep".into(),
         negative_prompt: "blurry: very\nдождь".into(),
         width: 128,

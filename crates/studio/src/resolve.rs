@@ -47,6 +47,7 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
         .ok_or_else(|| unknown("schedule", &params.schedule, SCHEDULES.iter().map(|r| r.id)))?;
     let seed = *params.seed.get_or_insert_with(random_seed);
 
+    let mut lacking = Vec::new();
     let mut find = |kind, reference: &mut FileRef| -> Result<_> {
         let found = library.find(kind, reference)?;
         *reference = found.reference;
@@ -55,6 +56,27 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
     };
     let checkpoint = find(Kind::BaseModel, &mut params.model)?;
     let vae = params.vae.as_mut().map(|vae| find(Kind::Vae, vae)).transpose()?;
+    let text = format!("{}\n{}", params.prompt, params.negative_prompt);
+    let mut embeddings = Vec::new();
+    let named = std::mem::take(&mut params.embeddings);
+    for entry in library.embeddings_in(&text) {
+        let as_named = named.iter().find(|one| one.name.eq_ignore_ascii_case(&entry.name)).cloned();
+        let mut reference = as_named.unwrap_or_else(|| FileRef::named(&entry.qualified_name));
+        embeddings.push(find(Kind::Embedding, &mut reference)?);
+        params.embeddings.push(reference);
+    }
+    for gone in named {
+        let found = |one: &FileRef| one.name.eq_ignore_ascii_case(&gone.name);
+        if !params.embeddings.iter().any(found)
+            && text.to_lowercase().contains(&gone.name.to_lowercase())
+        {
+            lacking.push(format!(
+                "the recipe's words call the embedding `{}`, which is not in the library; the picture will \
+                 be another",
+                gone.name
+            ));
+        }
+    }
     let refiner = match &mut params.refiner {
         Some(RefinerParams { file, switch_at }) => {
             Some(Refiner { checkpoint: find(Kind::BaseModel, file)?, switch_at: *switch_at })
@@ -70,6 +92,7 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
             text_encoder_weight: adapter.text_encoder_weight,
         });
     }
+    warnings.extend(lacking);
     warnings.extend(join_twins(&mut params.adapters, &mut stack));
     let enabled = params.adapters.iter().map(|adapter| adapter.enabled);
     let adapters = stack.into_iter().zip(enabled).filter_map(|(a, on)| on.then_some(a)).collect();
@@ -81,6 +104,7 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
         adapters,
         prompt: params.prompt.clone(),
         negative_prompt: params.negative_prompt.clone(),
+        embeddings,
         clip_skip: params.clip_skip,
         sizes: params.sizes.as_ref().map(Into::into).unwrap_or_default(),
         width: params.width,
@@ -230,6 +254,36 @@ mod tests {
 
     fn params() -> GenerationParams {
         library().defaults(&FileRef::named("starter")).unwrap()
+    }
+
+    /// By their names in the words, in whatever case; one that a recipe had and that is gone is told.
+    #[test]
+    fn embeddings_are_found_in_the_words() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, tensor) in [("EasyNegative", "emb_params"), ("fox", "lora_unet_x.alpha")] {
+            let header = format!(
+                r#"{{"{tensor}": {{"dtype": "F32", "shape": [1, 768], "data_offsets": [0, 3072]}}}}"#
+            );
+            let length = (header.len() as u64).to_le_bytes();
+            let bytes = [&length[..], header.as_bytes(), &[0; 3072]].concat();
+            fs_err::write(folder.path().join(format!("{name}.safetensors")), bytes).unwrap();
+        }
+        let starter = Some(Starter::folder().expect("it is in the repository"));
+        let models = vec![folder.path().to_owned()];
+        let library = Library::open(Folders { starter, models, ..Folders::default() }).unwrap();
+        let params = GenerationParams {
+            prompt: "a fox".into(),
+            negative_prompt: "(easynegative:1.2), gone".into(),
+            embeddings: vec![FileRef::named("gone"), FileRef::named("never called")],
+            ..params()
+        };
+        let resolved = resolve(&params, &library).unwrap();
+        let [path] = &resolved.request.embeddings[..] else { panic!("{:?}", resolved.request) };
+        assert!(path.ends_with("EasyNegative.safetensors"));
+        assert_eq!(resolved.params.embeddings[0].name, "EasyNegative");
+        assert!(resolved.params.embeddings[0].sha256.is_some());
+        let [warning] = &resolved.warnings[..] else { panic!("{:?}", resolved.warnings) };
+        assert!(warning.contains("`gone`"), "{warning}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use engine::text::{self, tokenizer::Tokenizer};
+use engine::text::{self, Vocabulary, embedding::Embedding, tokenizer::Tokenizer};
 use fs_err as fs;
 use rusqlite::OptionalExtension;
 use serde::Serialize;
@@ -468,7 +468,13 @@ impl Studio {
     /// Fails if there is no such card, or its tokenizer cannot be read.
     pub fn count_tokens(&self, checkpoint: Option<u32>, text: &str) -> Result<TokenCount> {
         let tokenizer = self.tokenizer(checkpoint)?;
-        let text::Fill { used, ends } = text::fill(&tokenizer, text);
+        let names = self.desk.cards.names()?;
+        // One that cannot be read says so when a picture is made.
+        let mentioned = names.embeddings_in(text).into_iter();
+        let embeddings: Vec<_> =
+            mentioned.filter_map(|entry| Embedding::open(&entry.path).ok()).collect();
+        let vocabulary = Vocabulary::new(&tokenizer, &embeddings);
+        let text::Fill { used, ends } = text::fill(&tokenizer, &vocabulary, text);
         let utf16 = |end: usize| text[..end].encode_utf16().count() as u32;
         Ok(TokenCount {
             used: used.last().copied().unwrap_or_default() as u32,

@@ -99,7 +99,7 @@ fn files_that_are_no_models() {
         ("truncated", "damaged"),
         ("cut_header", "damaged"),
         ("empty", "empty"),
-        ("text", "not a safetensors file"),
+        ("text", "not a safetensors or PyTorch file"),
         ("huge_header", "1152921504606846976"),
         ("overlapping", "damaged"),
         ("out_of_range", "damaged"),

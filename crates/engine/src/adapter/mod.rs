@@ -126,8 +126,10 @@ const NAMED_PARTS: &[&str] =
 
 /// File names that a folder with an adapter may use.
 const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
-const DIFFUSERS_WEIGHTS: &str = "pytorch_lora_weights.safetensors";
+/// The better format first.
+const WEIGHTS: &[&str] = &["adapter_model.safetensors", "adapter_model.bin"];
+const DIFFUSERS_WEIGHTS: &[&str] =
+    &["pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"];
 /// PEFT folders of a whole pipeline.
 const COMPONENT_FOLDERS: &[&str] = &["unet", "text_encoder", "text_encoder_2"];
 
@@ -197,7 +199,7 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
-    /// Reads the headers of a `.safetensors` file, a PEFT folder, or a folder of those.
+    /// Reads the headers of a file, a PEFT folder, or a folder of those.
     pub(crate) fn open(path: &Path) -> Result<Contents> {
         let mut contents = Contents {
             path: path.to_owned(),
@@ -215,7 +217,8 @@ impl Contents {
                 contents.add_peft_folder(&folder)?;
             }
             if contents.files.is_empty() {
-                contents.add_file(&path.join(DIFFUSERS_WEIGHTS), None)?;
+                let weights = first_of(path, DIFFUSERS_WEIGHTS);
+                contents.add_file(&weights.unwrap_or(path.join(DIFFUSERS_WEIGHTS[0])), None)?;
             }
         } else {
             contents.add_file(path, None)?;
@@ -226,17 +229,13 @@ impl Contents {
     }
 
     fn add_peft_folder(&mut self, folder: &Path) -> Result<()> {
-        let weights = folder.join(WEIGHTS);
-        if !weights.is_file() {
+        let Some(weights) = first_of(folder, WEIGHTS) else {
             return Err(Error::Incomplete {
                 path: folder.to_owned(),
-                missing: match folder.join("adapter_model.bin").is_file() {
-                    true => "its weights are stored as a PyTorch pickle only".into(),
-                    false => format!("it has no weights (`{WEIGHTS}`)"),
-                },
-                advice: "Get its safetensors version".into(),
+                missing: format!("it has no weights (`{}`)", WEIGHTS[0]),
+                advice: "Get the folder again, with all its files".into(),
             });
-        }
+        };
         let path = folder.join(CONFIG);
         let (bytes, config) = inspect::read_json(&path)?;
         let settings = Settings::from_config(&path, &config)?;
@@ -343,7 +342,7 @@ pub struct Outline {
     family: Family,
 }
 
-/// One adapter: a `.safetensors` file, or a PEFT folder.
+/// One adapter: a safetensors or PyTorch file, or a PEFT folder.
 #[derive(Debug)]
 pub struct Adapter {
     outline: Outline,
@@ -351,9 +350,9 @@ pub struct Adapter {
 }
 
 impl Outline {
-    /// Reads the headers of a `.safetensors` file; of a PEFT folder (`adapter_config.json` beside
-    /// `adapter_model.safetensors`); of a folder of such folders, called `unet` and `text_encoder`; or
-    /// of a folder that diffusers wrote (`pytorch_lora_weights.safetensors`).
+    /// Reads the headers of a safetensors or PyTorch file; of a PEFT folder (`adapter_config.json` beside
+    /// `adapter_model.safetensors` or `.bin`); of a folder of such folders, called `unet` and
+    /// `text_encoder`; or of a folder that diffusers wrote (`pytorch_lora_weights.safetensors` or `.bin`).
     ///
     /// # Errors
     /// [`Error::WrongKind`] says what the file is instead of an adapter, [`Error::Incomplete`] what
@@ -672,6 +671,11 @@ fn without_infix(tensor: &str, infix: &str) -> Option<String> {
     self::infix(tensor).filter(|found| *found == infix)?;
     let (start, end) = tensor.rsplit_once(&format!(".{infix}."))?;
     Some(format!("{start}.{end}"))
+}
+
+/// The first of these files that is in a folder.
+fn first_of(folder: &Path, names: &[&str]) -> Option<PathBuf> {
+    names.iter().map(|name| folder.join(name)).find(|path| path.is_file())
 }
 
 /// The one adapter name that a file's tensors have in theirs.

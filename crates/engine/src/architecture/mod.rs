@@ -83,6 +83,10 @@ pub(crate) struct TextEncoder {
     pub(crate) padding: Option<u8>,
     /// Which of its states the UNet reads.
     pub(crate) states: States,
+    /// What its tensors' names begin with in a single file.
+    pub(crate) prefix: &'static str,
+    /// Whether they go on there as OpenCLIP has them, rather than CLIP.
+    pub(crate) is_open_clip: bool,
 }
 
 /// Which of a text encoder's states the UNet reads.

@@ -1,7 +1,7 @@
 //! The refiner of SDXL: its second text encoder alone, four levels, and a score of beauty in place of the
 //! size aimed at.
 
-use super::{Architecture, Heads, Modules, is_pooled, sdxl};
+use super::{Architecture, Heads, Modules, TextEncoder, is_pooled, sdxl};
 use crate::preview;
 
 pub(super) static REFINER: Architecture = Architecture {
@@ -9,7 +9,7 @@ pub(super) static REFINER: Architecture = Architecture {
     name: "SDXL refiner",
     recognizes: |modules| is_pooled(modules) && has_four_levels(modules),
     heads: Heads::Width(64),
-    text_encoders: &[sdxl::BIG_G],
+    text_encoders: &[TextEncoder { prefix: "conditioner.embedders.0.model.", ..sdxl::BIG_G }],
     zeroes_empty_negative: false,
     groups: 32,
     scaling_factor: 0.13025,

@@ -14,6 +14,8 @@ pub(super) static SD1: Architecture = Architecture {
         unused_layers: 0,
         padding: None,
         states: States::Normalized,
+        prefix: "cond_stage_model.transformer.",
+        is_open_clip: false,
     }],
     zeroes_empty_negative: false,
     groups: 32,

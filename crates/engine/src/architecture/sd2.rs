@@ -16,6 +16,8 @@ pub(super) static SD2: Architecture = Architecture {
         // The first of the vocabulary.
         padding: Some(b'!'),
         states: States::Normalized,
+        prefix: "cond_stage_model.model.",
+        is_open_clip: true,
     }],
     zeroes_empty_negative: false,
     groups: 32,

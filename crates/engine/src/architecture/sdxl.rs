@@ -13,6 +13,8 @@ pub(super) const BIG_G: TextEncoder = TextEncoder {
     // The first of the vocabulary.
     padding: Some(b'!'),
     states: States::Penultimate,
+    prefix: "conditioner.embedders.1.model.",
+    is_open_clip: true,
 };
 
 pub(super) static SDXL: Architecture = Architecture {
@@ -27,6 +29,8 @@ pub(super) static SDXL: Architecture = Architecture {
             unused_layers: 0,
             padding: None,
             states: States::Penultimate,
+            prefix: "conditioner.embedders.0.transformer.",
+            is_open_clip: false,
         },
         BIG_G,
     ],

@@ -1,8 +1,9 @@
-//! Tensor files: names, shapes and metadata of a safetensors file, and safe access to its data.
+//! Tensor files: names, shapes and metadata of a safetensors or PyTorch file, and safe access to its data.
 //!
 //! The header is checked completely before a byte of data is read: its length against the file, each
 //! tensor's extent against its type and shape, all extents against each other. Reading data after
-//! that can only fail because the file changed.
+//! that can only fail because the file changed. PyTorch files have no header; what stands for it is read
+//! as data by [`pickle`](super::pickle), with the same checks.
 //!
 //! # Why the data is read, not mapped
 //!
@@ -28,7 +29,10 @@ use serde::{
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    checkpoint::pickle::{self, Layout},
+};
 
 /// The longest header that is read, as in the reference reader. Real ones reach a few megabytes.
 const MAX_HEADER: u64 = 100_000_000;
@@ -36,6 +40,12 @@ const MAX_HEADER: u64 = 100_000_000;
 /// How many bytes are read and converted at a time: they stay in the cache, and the memory for them is
 /// such as allocators keep.
 const CHUNK: usize = 64 * 1024;
+
+/// How many bytes are read at once to gather the elements of a tensor that lie apart, as those of a
+/// transposed one do.
+const MAX_SPAN: usize = 256 << 20;
+/// How many bytes of such a tensor are gathered at a time: each time, all that lies between them is read.
+pub(super) const GATHERED: usize = 32 << 20;
 
 /// The element types that model files use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,6 +95,12 @@ impl DType {
         self.row().0
     }
 
+    /// Whether it holds numbers that may be stored more coarsely.
+    pub(super) fn is_float(self) -> bool {
+        use DType::{Bf16, F8E4M3, F8E5M2, F16, F32, F64};
+        matches!(self, F64 | F32 | F16 | Bf16 | F8E4M3 | F8E5M2)
+    }
+
     /// Bytes per element.
     #[must_use]
     pub fn size(self) -> usize {
@@ -101,9 +117,46 @@ pub struct TensorInfo {
     pub shape: Vec<usize>,
     /// First byte, counted from the start of the file.
     begin: u64,
+    /// How many elements apart neighbors are along each dimension, unless they follow each other in the
+    /// order of the shape.
+    strides: Option<Vec<usize>>,
 }
 
 impl TensorInfo {
+    /// A tensor whose elements lie as far apart as `strides` say, each of them inside the file.
+    pub(super) fn strided(
+        dtype: DType,
+        shape: Vec<usize>,
+        strides: Vec<usize>,
+        begin: u64,
+    ) -> TensorInfo {
+        let mut next = 1usize;
+        let in_order = shape.iter().zip(&strides).rev().all(|(&size, &stride)| {
+            let fits = size == 1 || stride == next;
+            next = next.saturating_mul(size);
+            fits
+        });
+        let in_order = in_order || shape.contains(&0);
+        TensorInfo { dtype, shape, begin, strides: (!in_order).then_some(strides) }
+    }
+
+    /// Whether its elements follow each other in the order of its shape.
+    pub(super) fn is_in_order(&self) -> bool {
+        self.strides.is_none()
+    }
+
+    /// How many elements behind its first one a tensor with strides has element `at`, counted in the order
+    /// of its shape.
+    fn place(&self, strides: &[usize], at: usize) -> usize {
+        let mut rest = at;
+        let mut place = 0;
+        for (&size, &stride) in self.shape.iter().zip(strides).rev() {
+            place += rest % size * stride;
+            rest /= size;
+        }
+        place
+    }
+
     /// Number of elements. Fits: the header was checked against the file's size.
     #[must_use]
     pub fn elements(&self) -> usize {
@@ -111,7 +164,7 @@ impl TensorInfo {
     }
 }
 
-/// One open safetensors file: its header, and its data on demand.
+/// One open safetensors or PyTorch file: its header, and its data on demand.
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
@@ -121,13 +174,15 @@ pub struct TensorFile {
     data_begin: u64,
     tensors: BTreeMap<String, TensorInfo>,
     metadata: BTreeMap<String, String>,
+    is_pickle: bool,
 }
 
 impl TensorFile {
     /// Opens a file and checks its whole header.
     ///
     /// # Errors
-    /// [`Error::NotSafetensors`] says what the file is instead; [`Error::Damaged`] what is wrong.
+    /// [`Error::NotSafetensors`] says what the file is instead; [`Error::Damaged`] what is wrong;
+    /// [`Error::WrongKind`] what a PyTorch file asks for beyond tensors.
     pub fn open(path: &Path) -> Result<TensorFile> {
         let file = fs::File::open(path)?;
         let status = file.metadata()?;
@@ -148,6 +203,19 @@ impl TensorFile {
         let prefix = start.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes));
         // A length may begin with the bytes of another format, so what is plausible comes first.
         let plausible = prefix.is_some_and(|len| len <= MAX_HEADER) && start.get(8) == Some(&b'{');
+        if !plausible && let Some(layout) = Layout::of(start) {
+            let pickle::Contents { tensors, metadata } = pickle::open(path, &file, len, layout)?;
+            return Ok(TensorFile {
+                path: path.to_owned(),
+                modified: status.modified().ok(),
+                file,
+                len,
+                data_begin: 0,
+                tensors,
+                metadata,
+                is_pickle: true,
+            });
+        }
         if !plausible && let Some((found, advice)) = foreign_container(start) {
             return Err(Error::NotSafetensors { path: path.to_owned(), found, advice });
         }
@@ -195,7 +263,14 @@ impl TensorFile {
             data_begin,
             tensors,
             metadata,
+            is_pickle: false,
         })
+    }
+
+    /// Whether it is a PyTorch file, which has no header of its own.
+    #[must_use]
+    pub fn is_pickle(&self) -> bool {
+        self.is_pickle
     }
 
     /// Where the file is.
@@ -216,13 +291,14 @@ impl TensorFile {
         &self.tensors
     }
 
-    /// What trainers wrote into the header beside the tensors.
+    /// What trainers wrote into the header beside the tensors; of a PyTorch file, the numbers and texts
+    /// that stand around them.
     #[must_use]
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
-    /// Where the data starts: everything before it is the header.
+    /// Where the data starts: everything before it is the header. 0 in a PyTorch file.
     #[must_use]
     pub fn data_begin(&self) -> u64 {
         self.data_begin
@@ -328,23 +404,58 @@ impl TensorReader<'_> {
     /// If the tensor does not have so many.
     pub(crate) fn read(&self, first: usize, to: &mut [f32]) -> Result<()> {
         let TensorReader { file, name, info } = *self;
-        assert!(first + to.len() <= info.elements(), "inside the tensor");
         let size = info.dtype.size();
-        let mut buffer = vec![0u8; CHUNK.min(to.len() * size)];
-        let mut at = info.begin + (first * size) as u64;
-        for to in to.chunks_mut(CHUNK / size) {
+        let chunk = if info.strides.is_some() { GATHERED } else { CHUNK };
+        let mut buffer = vec![0u8; chunk.min(to.len() * size)];
+        for (at, to) in (first..).step_by(chunk / size).zip(to.chunks_mut(chunk / size)) {
             let chunk = &mut buffer[..to.len() * size];
-            read_at(&file.file, chunk, at).map_err(|error| Error::Changed {
-                path: file.path.clone(),
-                problem: format!("`{name}` could not be read ({error})"),
-            })?;
+            self.read_bytes(at, chunk)?;
             widen(chunk, info.dtype, to).map_err(|dtype| Error::WrongKind {
                 path: file.path.clone(),
                 wanted: "weights",
                 found: format!("stored as {} in `{name}`", dtype.name()),
                 advice: "Weights are F32, F16, BF16, F8 or F64".into(),
             })?;
-            at += chunk.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Reads the elements from the `first` on as they are stored, little-endian, in the order of the shape.
+    /// `to` has room for whole elements.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] if the file has become shorter.
+    ///
+    /// # Panics
+    /// If the tensor does not have so many.
+    pub(crate) fn read_bytes(&self, first: usize, to: &mut [u8]) -> Result<()> {
+        let TensorReader { file, name, info } = *self;
+        let size = info.dtype.size();
+        assert!(first + to.len() / size <= info.elements(), "inside the tensor");
+        let read = |to: &mut [u8], element: usize| {
+            read_at(&file.file, to, info.begin + (element * size) as u64).map_err(|error| {
+                Error::Changed {
+                    path: file.path.clone(),
+                    problem: format!("`{name}` could not be read ({error})"),
+                }
+            })
+        };
+        let Some(strides) = &info.strides else { return read(to, first) };
+        let places = || (first..first + to.len() / size).map(|at| info.place(strides, at));
+        let (Some(low), Some(high)) = (places().min(), places().max()) else { return Ok(()) };
+        let span = (high - low + 1) * size;
+        if span > MAX_SPAN && to.len() > size {
+            // Fewer elements lie closer together; a single one is no span at all.
+            let half = to.len() / size / 2;
+            let (front, back) = to.split_at_mut(half * size);
+            self.read_bytes(first, front)?;
+            return self.read_bytes(first + half, back);
+        }
+        let mut buffer = vec![0; span];
+        read(&mut buffer, low)?;
+        for (at, to) in (first..).zip(to.chunks_exact_mut(size)) {
+            let from = (info.place(strides, at) - low) * size;
+            to.copy_from_slice(&buffer[from..from + size]);
         }
         Ok(())
     }
@@ -378,14 +489,15 @@ pub struct Hashes {
     pub data: [u8; 32],
 }
 
+/// Fills a buffer from a place in the file.
 #[cfg(unix)]
-fn read_at(file: &fs::File, buffer: &mut [u8], at: u64) -> std::io::Result<()> {
+pub(super) fn read_at(file: &fs::File, buffer: &mut [u8], at: u64) -> std::io::Result<()> {
     use std::os::unix::fs::FileExt;
     file.file().read_exact_at(buffer, at)
 }
 
 #[cfg(windows)]
-fn read_at(file: &fs::File, mut buffer: &mut [u8], mut at: u64) -> std::io::Result<()> {
+pub(super) fn read_at(file: &fs::File, mut buffer: &mut [u8], mut at: u64) -> std::io::Result<()> {
     use std::os::windows::fs::FileExt;
     while !buffer.is_empty() {
         match file.file().seek_read(buffer, at)? {
@@ -407,14 +519,6 @@ fn foreign_container(start: &[u8]) -> Option<(String, &'static str)> {
         && std::str::from_utf8(start).map_or_else(|e| e.valid_up_to() + 4 > start.len(), |_| true);
     Some(match (start, text) {
         ([], _) | (_, None) => ("empty".into(), GET_AGAIN),
-        ([b'P', b'K', 3, 4, ..], _) => (
-            "a zip archive, as PyTorch writes `.ckpt`, `.pt` and `.bin` files".into(),
-            "Such files can run code when they are opened; use a safetensors version of it",
-        ),
-        ([0x80, 0..=5, ..], _) => (
-            "a Python pickle, as old PyTorch files are".into(),
-            "Such files can run code when they are opened; use a safetensors version of it",
-        ),
         ([0x89, b'P', b'N', b'G', ..], _) => ("a PNG picture".into(), "Name a model file"),
         ([0xff, 0xd8, 0xff, ..], _) => ("a JPEG picture".into(), "Name a model file"),
         ([b'G', b'G', b'U', b'F', ..], _) => {
@@ -566,7 +670,7 @@ fn tensor_info(entry: Entry<'_>, data_begin: u64) -> Result<TensorInfo, String> 
         .map_err(|_| "its shape overflows")?;
     // The end is the larger of the two; sums of begin and length are safe after this.
     end.checked_add(data_begin).ok_or("its offsets overflow")?;
-    Ok(TensorInfo { dtype, shape, begin: data_begin + begin })
+    Ok(TensorInfo { dtype, shape, begin: data_begin + begin, strides: None })
 }
 
 /// The tensors must tile the data without gap or overlap, as the format demands.
@@ -740,9 +844,8 @@ mod tests {
         for (content, found) in [
             (&b""[..], "empty"),
             (b"  \n", "empty"),
-            (b"PK\x03\x04....", "a zip archive"),
             (b"\x80\x02}q\x00.", "a Python pickle"),
-            (b"\x80\x04\x95\x0b\0\0\0\0\0\0\0", "a Python pickle"),
+            (b"\x80\x04\x95\x02\0\0\0\0\0\0\0]\x94.", "a Python pickle"),
             (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
             (b"GGUF\x03\0\0\0", "a GGUF file"),
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a git-LFS pointer"),

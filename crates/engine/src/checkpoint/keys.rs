@@ -18,6 +18,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::architecture::TextEncoder;
+
 /// A network of a base model. Canonical names start with its [`prefix`](Component::prefix).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Component {
@@ -234,7 +236,7 @@ const OPEN_CLIP_LAYER: &[(&str, &str)] = &[
 
 /// What OpenCLIP stores with rows and columns exchanged, where it is a layer at all: of the one text
 /// encoder of SD 2.x nothing pooled is used.
-const PROJECTION: &str = "text_encoder_2.text_projection";
+pub(super) const PROJECTION: &str = "text_encoder_2.text_projection";
 
 /// What is stored in one, a third of the rows each.
 const THIRDS: (&str, [&str; 3]) = (".in_proj.", [".q_proj.", ".k_proj.", ".v_proj."]);
@@ -595,6 +597,22 @@ impl VaeBlocks {
         VaeBlocks { encoder: levels("encoder.down"), decoder: levels("decoder.up") }
     }
 
+    /// Reads the levels off the Diffusers names that start with `prefix`.
+    pub(crate) fn from_diffusers(names: &BTreeSet<&str>, prefix: &str) -> VaeBlocks {
+        let levels = |side: &str| -> Vec<usize> {
+            (0..)
+                .map(|i| format!("{prefix}{side}.{i}."))
+                .take_while(|level| has_prefix(names, level))
+                .map(|level| {
+                    (0..).take_while(|j| has_prefix(names, &format!("{level}resnets.{j}."))).count()
+                })
+                .collect()
+        };
+        let mut decoder = levels("decoder.up_blocks");
+        decoder.reverse();
+        VaeBlocks { encoder: levels("encoder.down_blocks"), decoder }
+    }
+
     /// Every pair (LDM prefix, Diffusers prefix), without the component's prefix.
     pub(crate) fn rows(&self) -> Vec<(String, String)> {
         let mut rows =
@@ -636,15 +654,56 @@ fn vae_level_rows(rows: &mut Vec<(String, String)>, ldm: &str, diffusers: &str, 
     }
 }
 
+/// The names that tensors with these canonical names have in a single file of the original layout. Where
+/// OpenCLIP keeps query, key and value in one, the canonical name is that of the whole, with `in_proj`.
+pub(crate) fn original(canonical: &BTreeSet<&str>, text_encoders: &[TextEncoder]) -> Renames {
+    let mut parts = vec![
+        (
+            Component::UNet,
+            "model.diffusion_model.",
+            UNetBlocks::from_diffusers(canonical, "unet.").rows(),
+        ),
+        (Component::Vae, "first_stage_model.", VaeBlocks::from_diffusers(canonical, "vae.").rows()),
+    ];
+    for TextEncoder { component, prefix, is_open_clip, .. } in text_encoders {
+        let rows = match is_open_clip {
+            false => vec![(String::new(), String::new())],
+            true => {
+                let layer = |i| format!("{}text_model.encoder.layers.{i}.", component.prefix());
+                let layers = (0..).take_while(|&i| has_prefix(canonical, &layer(i))).count();
+                open_clip_layers(layers)
+            }
+        };
+        parts.push((*component, prefix, rows));
+    }
+    let mut renames = Renames::default();
+    for (component, prefix, rows) in parts {
+        for (from, to) in rows {
+            let canonical = format!("{}{to}", component.prefix());
+            let original = format!("{prefix}{from}");
+            renames.insert(
+                canonical.trim_end_matches('.').to_owned(),
+                original.trim_end_matches('.').to_owned(),
+            );
+        }
+    }
+    renames
+}
+
 /// Every pair (OpenCLIP prefix, CLIP prefix) of the text encoder that starts with `prefix`.
 fn open_clip_rows(names: &BTreeSet<&str>, prefix: &str) -> Vec<(String, String)> {
+    let layer = |i| format!("{prefix}transformer.resblocks.{i}.");
+    open_clip_layers((0..).take_while(|&i| has_prefix(names, &layer(i))).count())
+}
+
+/// Every pair (OpenCLIP prefix, CLIP prefix) of a text encoder with so many layers.
+fn open_clip_layers(layers: usize) -> Vec<(String, String)> {
     let mut rows = owned(OPEN_CLIP_ENDS);
-    for layer in 0.. {
-        let from = format!("transformer.resblocks.{layer}");
-        if !has_prefix(names, &format!("{prefix}{from}.")) {
-            break;
-        }
-        let to = format!("text_model.encoder.layers.{layer}");
+    for layer in 0..layers {
+        let (from, to) = (
+            format!("transformer.resblocks.{layer}"),
+            format!("text_model.encoder.layers.{layer}"),
+        );
         let pairs = OPEN_CLIP_LAYER.iter();
         rows.extend(pairs.map(|(a, b)| (format!("{from}.{a}"), format!("{to}.{b}"))));
     }
@@ -734,7 +793,10 @@ mod tests {
             assert_maps("VAE", Component::Vae, prefix, &map);
         }
         let names = map.iter().map(|(ldm, _)| *ldm).collect();
-        let rows = VaeBlocks::from_ldm(&names, "").rows();
+        let blocks = VaeBlocks::from_ldm(&names, "");
+        let names = map.iter().map(|(_, diffusers)| *diffusers).collect();
+        assert_eq!(VaeBlocks::from_diffusers(&names, ""), blocks);
+        let rows = blocks.rows();
         let back: Renames = rows.into_iter().map(|(ldm, diffusers)| (diffusers, ldm)).collect();
         for (ldm, diffusers) in map {
             assert_eq!(back.rename(diffusers).as_deref(), Some(ldm), "{diffusers}");

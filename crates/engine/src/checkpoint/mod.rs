@@ -7,8 +7,10 @@
 //! Opening reads headers and configurations only. Tensors are read when a layer is made, and again
 //! when an adapter's weight changes.
 
+pub mod convert;
 pub mod header;
 pub mod keys;
+pub(crate) mod pickle;
 pub(crate) mod weights;
 
 use std::{
@@ -523,7 +525,9 @@ fn heads(config: &Config, architecture: &Architecture) -> Result<Heads> {
         _ => 0,
     };
     let same_width = counts.iter().zip(&channels).all(|(count, channels)| {
-        count.zip(*channels).is_some_and(|(count, channels)| count * width == channels)
+        count
+            .zip(*channels)
+            .is_some_and(|(count, channels)| count.checked_mul(width) == Some(channels))
     });
     match counts.first() {
         Some(Some(first)) if counts.iter().all(|count| *count == Some(*first)) => {
@@ -591,11 +595,8 @@ fn weights_in(model: &Path, folder: &Path, what: &str) -> Result<Vec<TensorFile>
     }
     Err(Error::Incomplete {
         path: model.to_owned(),
-        missing: match weights::are_pickled(folder) {
-            true => format!("its {what} is stored as a PyTorch pickle only"),
-            false => format!("its {what} has no weights in `{}`", folder.display()),
-        },
-        advice: "Get its safetensors version".into(),
+        missing: format!("its {what} has no weights in `{}`", folder.display()),
+        advice: "Get the folder again, with all its files".into(),
     })
 }
 
@@ -663,6 +664,21 @@ fn training_schedule(config: &Config) -> Result<TrainingSchedule> {
         _ => schedule,
     };
     schedule.map_err(|problem| config.unsupported("the noise schedule", &problem))
+}
+
+/// Reads a file as each kind of configuration, whatever comes of it: for tests with damaged ones.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn try_configuration(path: &Path) {
+    let Ok(config) = Config::read(path) else { return };
+    for architecture in architecture::ARCHITECTURES {
+        let _ = heads(&config, architecture);
+        let _ = VaeConfig::read(&config, architecture);
+    }
+    let _ = config.expect(UNET_EXPECTATIONS);
+    let _ = training_schedule(&config);
+    for key in ["norm_eps", "prediction_type", "hidden_act"] {
+        let _ = (config.number(key, 1.0), config.text(key));
+    }
 }
 
 /// A diffusers configuration file; a missing one is empty.

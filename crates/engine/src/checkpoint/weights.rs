@@ -2,7 +2,8 @@
 //!
 //! The index is `<stem>.safetensors.index.json`, with the names of the files under `weight_map`. A variant
 //! has its name before the ending, or behind `index`: `<stem>.fp16.safetensors`,
-//! `<stem>.safetensors.index.fp16.json`.
+//! `<stem>.safetensors.index.fp16.json`. PyTorch files (`.bin`) are called the same way and taken only if
+//! there is nothing else.
 
 use std::{
     collections::BTreeSet,
@@ -13,15 +14,15 @@ use serde_json::Value;
 
 use crate::{Error, Result, inspect};
 
-/// What the files of UNets and VAEs, and those of text encoders, are called.
-const STEMS: &[&str] = &["diffusion_pytorch_model", "model"];
+/// What the files of UNets and VAEs, and those of text encoders, are called, and how they end: the better
+/// format first.
+const FORMATS: &[(&str, [&str; 2])] = &[
+    ("safetensors", ["diffusion_pytorch_model", "model"]),
+    ("bin", ["diffusion_pytorch_model", "pytorch_model"]),
+];
 
 /// The plain files first: others are the same in half precision, or from before the end of training.
 const VARIANTS: &[&str] = &["", "fp16", "bf16", "non_ema"];
-
-/// The same as pickles, which are not read.
-const PICKLES: &[&str] =
-    &["diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin", "pytorch_model.bin"];
 
 /// An index of a hundred thousand tensors.
 const MAX_INDEX: u64 = 16 << 20;
@@ -31,16 +32,17 @@ const MAX_INDEX: u64 = 16 << 20;
 /// # Errors
 /// [`Error::Damaged`] for an index that is none, [`Error::Incomplete`] if a file is missing that it names.
 pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    for stem in STEMS {
+    let stems = FORMATS.iter().flat_map(|(ending, stems)| stems.iter().map(move |s| (ending, s)));
+    for (ending, stem) in stems {
         for variant in VARIANTS {
             let dot = if variant.is_empty() { "" } else { "." };
-            let file = folder.join(format!("{stem}{dot}{variant}.safetensors"));
+            let file = folder.join(format!("{stem}{dot}{variant}.{ending}"));
             if file.is_file() {
                 return Ok(vec![file]);
             }
             for index in [
-                format!("{stem}.safetensors.index{dot}{variant}.json"),
-                format!("{stem}{dot}{variant}.safetensors.index.json"),
+                format!("{stem}.{ending}.index{dot}{variant}.json"),
+                format!("{stem}{dot}{variant}.{ending}.index.json"),
             ] {
                 let index = folder.join(index);
                 if index.is_file() {
@@ -50,11 +52,6 @@ pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(Vec::new())
-}
-
-/// Whether there are weights in `folder` as a pickle.
-pub(crate) fn are_pickled(folder: &Path) -> bool {
-    PICKLES.iter().any(|name| folder.join(name).is_file())
 }
 
 /// The files that an index names.
@@ -98,6 +95,8 @@ mod tests {
         let found = || files(folder.path());
         assert_eq!(found().unwrap(), Vec::<PathBuf>::new());
 
+        write("pytorch_model.fp16.bin", "");
+        assert_eq!(found().unwrap(), [path("pytorch_model.fp16.bin")], "better than nothing");
         let index = r#"{"weight_map": {"a": "model-2.safetensors", "b": "model-1.safetensors",
             "c": "model-2.safetensors"}}"#;
         write("model.safetensors.index.fp16.json", index);

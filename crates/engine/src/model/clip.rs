@@ -105,6 +105,7 @@ impl Clip {
     ///
     /// * `ids`: [`CONTEXT`] tokens below [`vocabulary`](Clip::vocabulary)
     /// * `end`: which of them is the end token
+    /// * `vectors`: places whose token is not looked up, with what stands there instead
     /// * `clip_skip`: 1 for the last layer's output, 2 for the last but one's. Where the UNet was trained
     ///   on normalized states, the final normalization follows in each case, as in A1111 and ComfyUI;
     ///   where it was trained on the last but one's, 1 means that too, as in A1111
@@ -115,6 +116,7 @@ impl Clip {
         &self,
         ids: &[u32],
         end: usize,
+        vectors: &[(usize, &[f32])],
         clip_skip: u32,
         precision: Precision,
     ) -> Result<Encoded> {
@@ -132,7 +134,9 @@ impl Clip {
         };
         let mut x = Vec::with_capacity(ids.len() * self.width());
         for (position, &id) in ids.iter().enumerate() {
-            let (token, place) = (self.tokens.row(id as usize), self.positions.row(position));
+            let given = vectors.iter().find(|(place, _)| *place == position);
+            let token = given.map_or_else(|| self.tokens.row(id as usize), |row| row.1.to_vec());
+            let place = self.positions.row(position);
             x.extend(token.iter().zip(place).map(|(token, place)| token + place));
         }
         let mut x = Tokens::new(x, 1, self.width(), precision);

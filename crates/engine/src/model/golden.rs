@@ -122,7 +122,7 @@ fn text_encoder(case: &Case, golden: &HashMap<String, Tensor>) {
     let layers = layers(case, "text_encoder");
     let clip = Clip::new(&layers.scope("text_encoder"), case.clip).unwrap();
     for (clip_skip, name) in [(1, "text.last"), (2, "text.skip2")] {
-        let encoded = clip.encode(&ids(golden), 21, clip_skip, F32).unwrap();
+        let encoded = clip.encode(&ids(golden), 21, &[], clip_skip, F32).unwrap();
         check(
             &format!("{} {name}", case.name),
             encoded.states.values().into_owned(),
@@ -148,7 +148,7 @@ fn pooled_text_encoders(case: &Case, golden: &HashMap<String, Tensor>) {
         let clip = Clip::new(&layers.scope(part), config).unwrap();
         // Skip 1 is the last but one here too.
         for clip_skip in [1, 2] {
-            let encoded = clip.encode(&ids(golden), 21, clip_skip, F32).unwrap();
+            let encoded = clip.encode(&ids(golden), 21, &[], clip_skip, F32).unwrap();
             let what = format!("{} {name}", case.name);
             check(&what, encoded.states.values().into_owned(), states);
             assert_eq!(encoded.pooled.is_some(), part == "text_encoder_2");

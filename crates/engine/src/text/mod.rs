@@ -16,12 +16,14 @@
 //! for weight, but for the exceptions that [`emphasis`] and [`tokenizer`] name, and for `AND` and
 //! `[from:to:when]`, which are plain text here. `tests/text.rs` holds it to that.
 
+pub mod embedding;
 pub mod emphasis;
 pub mod tokenizer;
 
 use candle_core::Tensor;
 
 use self::{
+    embedding::Embedding,
     emphasis::{Piece, parse},
     tokenizer::Tokenizer,
 };
@@ -45,6 +47,52 @@ pub struct Chunk {
     pub weights: [f32; CONTEXT],
     /// How many tokens of the prompt there are.
     pub used: usize,
+    /// Places that an embedding's vectors take: which place, which embedding of the [`Vocabulary`], which
+    /// of its vectors. The ids there mean nothing.
+    pub vectors: Vec<(usize, usize, usize)>,
+}
+
+/// The words that stand for embeddings, as a tokenizer reads them.
+#[derive(Debug, Clone, Default)]
+pub struct Vocabulary {
+    /// Tokens, which embedding, how many vectors it has; the longest first.
+    words: Vec<(Vec<u32>, usize, usize)>,
+}
+
+impl Vocabulary {
+    /// Each embedding is called by its name, by the word that it was trained with, and, as in ComfyUI, by
+    /// `embedding:name`.
+    pub fn new(tokenizer: &Tokenizer, embeddings: &[Embedding]) -> Vocabulary {
+        let mut words = Vec::new();
+        for (index, embedding) in embeddings.iter().enumerate() {
+            let spelled = embedding.spellings();
+            words.extend(spelled.map(|word| (tokenizer.encode(&word), index, embedding.vectors())));
+        }
+        words.retain(|(tokens, ..)| !tokens.is_empty());
+        words.sort_by_key(|(tokens, ..)| std::cmp::Reverse(tokens.len()));
+        Vocabulary { words }
+    }
+
+    /// The embedding whose word these tokens begin with, how many tokens the word has, and how many vectors
+    /// it stands for.
+    fn find(&self, tokens: &[u32]) -> Option<(usize, usize, usize)> {
+        let (word, index, vectors) = self.words.iter().find(|row| tokens.starts_with(&row.0))?;
+        Some((*index, word.len(), *vectors))
+    }
+
+    /// How many places of a chunk a text takes.
+    fn places(&self, tokenizer: &Tokenizer, text: &str) -> usize {
+        let tokens = tokenizer.encode(text);
+        let (mut at, mut places) = (0, 0);
+        while at < tokens.len() {
+            let (tokens, vectors) = match self.find(&tokens[at..]) {
+                Some((_, tokens, vectors)) => (tokens, vectors),
+                None => (1, 1),
+            };
+            (at, places) = (at + tokens, places + vectors);
+        }
+        places
+    }
 }
 
 /// How a prompt fills its chunks.
@@ -60,8 +108,9 @@ pub struct Fill {
 ///
 /// Emphasis and escapes are gone by the time that tokens are counted, so a place in the text is found
 /// from the other side: it is the longest beginning, in words, that has as many tokens.
-pub fn fill(tokenizer: &Tokenizer, prompt: &str) -> Fill {
-    let used: Vec<_> = chunks(tokenizer, prompt).iter().map(|chunk| chunk.used).collect();
+pub fn fill(tokenizer: &Tokenizer, vocabulary: &Vocabulary, prompt: &str) -> Fill {
+    let chunks = chunks(tokenizer, vocabulary, prompt);
+    let used: Vec<_> = chunks.iter().map(|chunk| chunk.used).collect();
     let words: Vec<usize> = prompt
         .char_indices()
         .zip(std::iter::once(' ').chain(prompt.chars()))
@@ -72,7 +121,7 @@ pub fn fill(tokenizer: &Tokenizer, prompt: &str) -> Fill {
         parse(&prompt[..end])
             .iter()
             .map(|piece| match piece {
-                Piece::Text { text, .. } => tokenizer.encode(text).len(),
+                Piece::Text { text, .. } => vocabulary.places(tokenizer, text),
                 Piece::Break => 0,
             })
             .sum()
@@ -89,8 +138,8 @@ pub fn fill(tokenizer: &Tokenizer, prompt: &str) -> Fill {
     Fill { used, ends }
 }
 
-/// Cuts a prompt into chunks, at least one.
-pub fn chunks(tokenizer: &Tokenizer, prompt: &str) -> Vec<Chunk> {
+/// Cuts a prompt into chunks, at least one. An embedding is never cut in two.
+pub fn chunks(tokenizer: &Tokenizer, vocabulary: &Vocabulary, prompt: &str) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     let mut open = Open::default();
     for piece in parse(prompt) {
@@ -98,35 +147,61 @@ pub fn chunks(tokenizer: &Tokenizer, prompt: &str) -> Vec<Chunk> {
             chunks.push(open.close(tokenizer));
             continue;
         };
-        for id in tokenizer.encode(&text) {
-            let full = open.tokens.len() == CAPACITY;
+        let weight = weight as f32;
+        let tokens = tokenizer.encode(&text);
+        let mut at = 0;
+        while let Some(&id) = tokens.get(at) {
+            let full = open.slots.len() == CAPACITY;
             if Some(id) == tokenizer.comma() {
-                open.comma = Some(open.tokens.len());
+                open.comma = Some(open.slots.len());
             } else if let Some(comma) = open.comma
                 && full
                 && CAPACITY - comma <= COMMA_BACKTRACK
             {
-                let moved = open.tokens.split_off(comma + 1);
+                let moved = open.slots.split_off(comma + 1);
                 chunks.push(open.close(tokenizer));
-                open.tokens = moved;
+                open.slots = moved;
             }
             // Also behind a comma as the last token, which left nothing to move.
-            if open.tokens.len() == CAPACITY {
+            if open.slots.len() == CAPACITY {
                 chunks.push(open.close(tokenizer));
             }
-            open.tokens.push((id, weight as f32));
+            let Some((embedding, word, vectors)) = vocabulary.find(&tokens[at..]) else {
+                open.slots.push(Slot { id, weight, vector: None });
+                at += 1;
+                continue;
+            };
+            if open.slots.len() + vectors > CAPACITY {
+                chunks.push(open.close(tokenizer));
+            }
+            // More vectors than a chunk has places cannot all be read.
+            open.slots.extend((0..vectors.min(CAPACITY)).map(|row| Slot {
+                id: tokenizer.start(),
+                weight,
+                vector: Some((embedding, row)),
+            }));
+            at += word;
         }
     }
-    if !open.tokens.is_empty() || chunks.is_empty() {
+    if !open.slots.is_empty() || chunks.is_empty() {
         chunks.push(open.close(tokenizer));
     }
     chunks
 }
 
+/// One place of a chunk.
+#[derive(Debug)]
+struct Slot {
+    id: u32,
+    weight: f32,
+    /// Which embedding, and which of its vectors.
+    vector: Option<(usize, usize)>,
+}
+
 /// The chunk that is being filled.
 #[derive(Debug, Default)]
 struct Open {
-    tokens: Vec<(u32, f32)>,
+    slots: Vec<Slot>,
     /// Where its last comma is.
     comma: Option<usize>,
 }
@@ -134,12 +209,17 @@ struct Open {
 impl Open {
     /// Makes a chunk of what there is, and leaves an empty one.
     fn close(&mut self, tokenizer: &Tokenizer) -> Chunk {
-        let Open { tokens, .. } = std::mem::take(self);
-        let mut chunk =
-            Chunk { ids: [tokenizer.end(); CONTEXT], weights: [1.0; CONTEXT], used: tokens.len() };
+        let Open { slots, .. } = std::mem::take(self);
+        let mut chunk = Chunk {
+            ids: [tokenizer.end(); CONTEXT],
+            weights: [1.0; CONTEXT],
+            used: slots.len(),
+            vectors: Vec::new(),
+        };
         chunk.ids[0] = tokenizer.start();
-        for (place, (id, weight)) in (1..).zip(tokens) {
+        for (place, Slot { id, weight, vector }) in (1..).zip(slots) {
             (chunk.ids[place], chunk.weights[place]) = (id, weight);
+            chunk.vectors.extend(vector.map(|(embedding, row)| (place, embedding, row)));
         }
         // Padding begins behind the first end token, also if the prompt spelled it out: nothing that
         // follows it can reach the pooled encoding, which is taken there.
@@ -192,10 +272,10 @@ mod tests {
 
     #[test]
     fn an_empty_prompt_is_one_chunk() {
-        let chunks = chunks(&Tokenizer::clip(), "");
+        let chunks = chunks(&Tokenizer::clip(), &Vocabulary::default(), "");
         let mut ids = [49_407; CONTEXT];
         ids[0] = 49_406;
-        assert_eq!(chunks, [Chunk { ids, weights: [1.0; CONTEXT], used: 0 }]);
+        assert_eq!(chunks, [Chunk { ids, weights: [1.0; CONTEXT], used: 0, vectors: vec![] }]);
     }
 
     /// As SD 2.x has it: behind the end token comes another one.
@@ -207,16 +287,53 @@ mod tests {
         write("merges.txt", "");
         write("special_tokens_map.json", r#"{"pad_token": "!"}"#);
         let tokenizer = Tokenizer::open(folder.path()).unwrap();
-        let ids = |prompt: &str| chunks(&tokenizer, prompt).pop().unwrap().ids;
+        let ids =
+            |prompt: &str| chunks(&tokenizer, &Vocabulary::default(), prompt).pop().unwrap().ids;
         assert_eq!(ids("a a")[..6], [0, 3, 3, 1, 2, 2]);
         assert_eq!(ids("a a")[CONTEXT - 1], 2);
         assert_eq!(ids("a <|endoftext|> a")[..5], [0, 3, 1, 2, 2]);
         assert_eq!(ids(&"a ".repeat(75))[CONTEXT - 2..], [3, 1]);
     }
 
+    /// By A1111's rules: whatever the case, the longest name first, all vectors in one chunk, the comma's
+    /// rule as for other tokens.
+    #[test]
+    fn embeddings_take_places() {
+        let clip = Tokenizer::clip();
+        let embedding = |name: &str, vectors: usize| Embedding {
+            name: name.to_owned(),
+            tokens: vec!["*".to_owned()],
+            first: Some(vec![vec![0.0; 4]; vectors]),
+            second: None,
+        };
+        let all = [embedding("easy", 2), embedding("easynegative", 8), embedding("my-style", 3)];
+        let words = Vocabulary::new(&clip, &all);
+        let places = |prompt: &str| -> Vec<Vec<(usize, usize, usize)>> {
+            let chunks = chunks(&clip, &words, prompt);
+            let used: Vec<_> = chunks.iter().map(|chunk| chunk.used).collect();
+            assert_eq!(fill(&clip, &words, prompt).used, used);
+            chunks.into_iter().map(|chunk| chunk.vectors).collect()
+        };
+        assert_eq!(places("a fox"), [vec![]]);
+        assert_eq!(places("a Easy fox"), [[(2, 0, 0), (3, 0, 1)]]);
+        assert_eq!(places("EasyNegative")[0].len(), 8);
+        assert_eq!(places("a (my-style:1.2), embedding:easy")[0].len(), 5);
+        assert_eq!(places("embedding:easy")[0], [(1, 0, 0), (2, 0, 1)]);
+        let long = format!("{}EasyNegative b", "a ".repeat(70));
+        let found = places(&long);
+        assert_eq!((found[0].len(), found[1].len(), found[1][0]), (0, 8, (1, 1, 0)));
+        // Vectors move with the phrase that they are in.
+        let comma = format!("{}, my-style {}", "a ".repeat(65), "b ".repeat(10));
+        let found = places(&comma);
+        assert_eq!((found[0].len(), found[1].len(), found[1][0]), (0, 3, (1, 2, 0)));
+        let weighed = chunks(&clip, &words, "(my-style:1.5)").pop().unwrap();
+        assert_eq!(weighed.weights[..5], [1.0, 1.5, 1.5, 1.5, 1.0]);
+    }
+
     #[test]
     fn chunks_end_at_words() {
         let clip = Tokenizer::clip();
+        let fill = |clip: &Tokenizer, prompt: &str| fill(clip, &Vocabulary::default(), prompt);
         assert_eq!(fill(&clip, ""), Fill { used: vec![0], ends: vec![] });
         assert_eq!(fill(&clip, &"a ".repeat(80)), Fill { used: vec![75, 5], ends: vec![150] });
         let broken = "a (red:1.2) fox BREAK a cat";

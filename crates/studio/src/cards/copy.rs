@@ -237,7 +237,7 @@ fn free_name(folder: &Path, name: &str) -> PathBuf {
 
 /// Fails if there is no room for a copy.
 fn check_space(folder: &Path, bytes: u64) -> Result<()> {
-    let Some(free) = free_space(folder) else { return Ok(()) };
+    let Some(free) = files::free_space(folder) else { return Ok(()) };
     if bytes.saturating_add(SPARE) <= free {
         return Ok(());
     }
@@ -249,16 +249,4 @@ fn check_space(folder: &Path, bytes: u64) -> Result<()> {
         file_name(folder)
     );
     Err(Error::new(Code::Unknown, message).hint("free some space; it can be used where it lies"))
-}
-
-/// Bytes that can be written to a folder's disk, where the system tells.
-#[cfg(unix)]
-fn free_space(folder: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(folder).ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
-}
-
-#[cfg(not(unix))]
-fn free_space(_: &Path) -> Option<u64> {
-    None
 }

@@ -128,11 +128,7 @@ impl Cards {
                 Ok(Dropped::Checkpoint { card: self.place(path)?, usable, note })
             }
             ModelKind::Vae if usable => Ok(Dropped::Vae { card: self.place(path)? }),
-            ModelKind::Embedding => {
-                self.install(path, reading)?;
-                Err(Error::new(Code::Unknown, format!("it is {}", reading.what))
-                    .hint("it is kept in the library; this version cannot use embeddings yet"))
-            }
+            ModelKind::Embedding => Ok(Dropped::Embedding { card: self.install(path, reading)? }),
             ModelKind::Vae | ModelKind::Other => Err(refusal(path, reading)),
         }
     }
@@ -274,7 +270,7 @@ fn fate(reading: &Reading) -> (DropKind, &'static str) {
         (ModelKind::Checkpoint, true) => (DropKind::Checkpoint, "offered as ground"),
         (ModelKind::Checkpoint, false) => (DropKind::Checkpoint, "kept in the library"),
         (ModelKind::Vae, true) => (DropKind::Vae, "offered as VAE"),
-        (ModelKind::Embedding, _) => (DropKind::Other, "kept in the library"),
+        (ModelKind::Embedding, _) => (DropKind::Embedding, "kept, to be called in the words"),
         (ModelKind::Vae | ModelKind::Other, _) => (DropKind::Other, "left alone"),
     }
 }

@@ -505,6 +505,7 @@ fn kind_of(reading: &Reading) -> Option<Kind> {
         ModelKind::Checkpoint => Some(Kind::BaseModel),
         ModelKind::Adapter => Some(Kind::Adapter),
         ModelKind::Vae => Some(Kind::Vae),
-        ModelKind::Embedding | ModelKind::Other => None,
+        ModelKind::Embedding => Some(Kind::Embedding),
+        ModelKind::Other => None,
     }
 }

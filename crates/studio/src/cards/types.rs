@@ -171,6 +171,8 @@ pub enum DropKind {
     Checkpoint,
     /// Can be chosen as VAE.
     Vae,
+    /// Can be called in the words.
+    Embedding,
     /// Offers its recipe, and itself as a beginning.
     Picture,
     /// Nothing that can be used.
@@ -201,6 +203,11 @@ pub enum Dropped {
     },
     /// It is used where it lies.
     Vae {
+        /// Its card.
+        card: u32,
+    },
+    /// It was copied into the library.
+    Embedding {
         /// Its card.
         card: u32,
     },

@@ -18,6 +18,7 @@ const params = {
 	vae: null,
 	prediction: null,
 	sizes: null,
+	embeddings: [],
 	refiner: null,
 	clip_skip: 1
 } as unknown as GenerationParams;

@@ -17,7 +17,7 @@ export const KINDS: Record<ModelKind, Words> = {
 	checkpoint: {
 		name: 'Ground models',
 		none: 'No ground models yet',
-		how: 'Drop a base model onto the window, as a .safetensors file or a folder. It is used where it lies.'
+		how: 'Drop a base model onto the window, as a .safetensors or .ckpt file or a folder. It is used where it lies.'
 	},
 	vae: {
 		name: 'VAEs',
@@ -26,8 +26,8 @@ export const KINDS: Record<ModelKind, Words> = {
 	},
 	embedding: {
 		name: 'Embeddings',
-		none: 'No embeddings',
-		how: 'Embeddings of words that are found in a folder are listed here. They cannot be used yet.'
+		none: 'No embeddings yet',
+		how: 'Drop an embedding (textual inversion) onto the window: it is copied here, and its name in the words calls it. Those of a folder that was added stay where they are.'
 	},
 	other: {
 		name: 'Other files',

@@ -177,6 +177,10 @@ prediction: Prediction | null,
  */
 adapters: Array<AdapterParams>, 
 /**
+ * Embeddings that the prompts call by their names; [`resolve`](crate::resolve) finds them.
+ */
+embeddings: Array<FileRef>, 
+/**
  * May contain adapter tags, which [`resolve`](crate::resolve) moves into the stack.
  */
 prompt: string, 
@@ -608,6 +612,10 @@ starter: boolean,
  */
 defaults: GenerationParams | null, 
 /**
+ * The few steps that it wants, by its name.
+ */
+acceleration: Suggestion | null, 
+/**
  * Trainer, date, base model, license, …: label and value.
  */
 facts: Array<[string, string]>, 
@@ -619,6 +627,31 @@ used_at: number | null,
  * What the person said of it, as it is kept.
  */
 note: ModelNote, };
+
+/**
+ * The numbers that a distilled model or adapter wants, by its name.
+ */
+export type Suggestion = { 
+/**
+ * The method: "Lightning".
+ */
+name: string, 
+/**
+ * Steps.
+ */
+steps: number, 
+/**
+ * Classifier-free guidance.
+ */
+guidance_scale: number, 
+/**
+ * Id of a sampler.
+ */
+sampler: string, 
+/**
+ * Id of a schedule.
+ */
+schedule: string, };
 
 /**
  * Everything that was found.
@@ -740,7 +773,7 @@ usable: boolean, };
 /**
  * What can be dropped.
  */
-export type DropKind = "adapter" | "checkpoint" | "vae" | "picture" | "other";
+export type DropKind = "adapter" | "checkpoint" | "vae" | "embedding" | "picture" | "other";
 
 /**
  * What became of a dropped file.
@@ -770,6 +803,10 @@ usable: boolean,
  * What is odd about it: a whole sentence.
  */
 note: string | null, } | { "kind": "vae", 
+/**
+ * Its card.
+ */
+card: number, } | { "kind": "embedding", 
 /**
  * Its card.
  */

@@ -159,6 +159,8 @@ export class Generation {
 				const { key: _key, open: _open, ...adapter } = layer;
 				return { ...adapter, enabled: this.sounds(layer) };
 			}),
+			// Rust finds those that the words call.
+			embeddings: [],
 			prompt,
 			negative_prompt,
 			...chosen,

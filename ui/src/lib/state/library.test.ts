@@ -35,6 +35,7 @@ function card(id: number, part: Partial<ModelCard> = {}): ModelCard {
 		duplicate_of: null,
 		starter: false,
 		defaults: null,
+		acceleration: null,
 		facts: [],
 		used_at: null,
 		note: NOTHING,
