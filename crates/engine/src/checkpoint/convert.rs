@@ -1,10 +1,13 @@
-//! A model file written anew: PyTorch files as safetensors, in another precision, folders as single files.
+//! A model file written anew: PyTorch files as safetensors, in another precision, folders as single files,
+//! single files as folders.
 //!
 //! A [`Conversion`] is planned from headers alone, and then knows how many bytes it will write. The data is
 //! read, converted and written in pieces, so that a model of any size takes a few megabytes of memory. What
 //! it is written to is the caller's business.
 //!
 //! **Invariant:** without a precision every tensor keeps its bits.
+
+mod configs;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -206,6 +209,135 @@ fn narrow(values: &[f32], dtype: DType) -> Option<Vec<u8>> {
     })
 }
 
+/// A diffusers folder that is to be written.
+#[derive(Debug)]
+pub struct NewFolder {
+    /// Paths in it, with slashes, and what is there.
+    pub files: Vec<(String, NewFile)>,
+}
+
+/// A file of a [`NewFolder`].
+#[derive(Debug)]
+pub enum NewFile {
+    /// A configuration, or a part of a vocabulary.
+    Text(String),
+    /// Weights.
+    Tensors(Conversion),
+}
+
+impl NewFolder {
+    /// Plans the folder of a base model in a single file.
+    ///
+    /// # Errors
+    /// Those of opening it; [`Error::WrongKind`] for families that have no such folder here.
+    pub fn plan(path: &Path, precision: Option<Stored>) -> Result<NewFolder> {
+        if fs::metadata(path)?.is_dir() {
+            return Err(Error::WrongKind {
+                path: path.to_owned(),
+                wanted: "a single file to be written as a folder",
+                found: "a folder".into(),
+                advice: "Let the new file's name end in `.safetensors`".into(),
+            });
+        }
+        let checkpoint = Checkpoint::open(path)?;
+        check_family(path, &checkpoint, "a single file to be written as a folder")?;
+        let mut files = configs::of(&checkpoint);
+        let layers = used_layers(&checkpoint);
+        for (component, name) in [
+            (Component::UNet, "unet/diffusion_pytorch_model.safetensors"),
+            (Component::TextEncoder, "text_encoder/model.safetensors"),
+            (Component::Vae, "vae/diffusion_pytorch_model.safetensors"),
+        ] {
+            let mut tensors = Vec::new();
+            for (canonical, (_, source)) in &checkpoint.tensors.sources {
+                let Some(name) = canonical.strip_prefix(component.prefix()) else { continue };
+                if layer_of(canonical).is_some_and(|layer| layer >= layers) {
+                    continue;
+                }
+                let mut shape = checkpoint.tensors.shape(0, source);
+                let count = shape.iter().product();
+                let first = source.third.unwrap_or(0) * count;
+                // Matrices of the VAE's attention are convolutions in the original.
+                if component == Component::Vae && canonical.contains(".attentions.") {
+                    shape.truncate(2);
+                }
+                let piece = Piece { file: 0, name: source.name.clone(), first, count };
+                let dtype = dtype(&checkpoint.tensors, &piece);
+                tensors.push(NewTensor {
+                    name: name.to_owned(),
+                    dtype,
+                    shape,
+                    pieces: vec![piece],
+                });
+            }
+            let metadata = [("format".to_owned(), "pt".to_owned())].into();
+            let file = vec![TensorFile::open(path)?];
+            let conversion = Conversion::new(file, tensors, metadata, precision)?;
+            files.push((name.to_owned(), NewFile::Tensors(conversion)));
+        }
+        Ok(NewFolder { files })
+    }
+
+    /// Bytes of all its files.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        let size = |file: &NewFile| match file {
+            NewFile::Text(text) => text.len() as u64,
+            NewFile::Tensors(conversion) => conversion.size(),
+        };
+        self.files.iter().map(|(_, file)| size(file)).sum()
+    }
+
+    /// Number of tensors in it.
+    #[must_use]
+    pub fn tensors(&self) -> usize {
+        let tensors = |file: &NewFile| match file {
+            NewFile::Text(_) => 0,
+            NewFile::Tensors(conversion) => conversion.tensors(),
+        };
+        self.files.iter().map(|(_, file)| tensors(file)).sum()
+    }
+}
+
+impl NewFile {
+    /// Writes the whole file.
+    ///
+    /// # Errors
+    /// Those of [`Conversion::write`].
+    pub fn write(&self, to: &mut dyn Write) -> io::Result<()> {
+        match self {
+            NewFile::Text(text) => to.write_all(text.as_bytes()),
+            NewFile::Tensors(conversion) => conversion.write(to),
+        }
+    }
+}
+
+/// The families whose layouts are known both ways.
+fn check_family(path: &Path, checkpoint: &Checkpoint, wanted: &'static str) -> Result<()> {
+    match checkpoint.architecture.id {
+        "sd1" | "sd2" => Ok(()),
+        _ => Err(Error::WrongKind {
+            path: path.to_owned(),
+            wanted,
+            found: format!("an {} model", checkpoint.architecture.name),
+            advice: "Only those of SD 1.x and SD 2.x can be written so".into(),
+        }),
+    }
+}
+
+const LAYERS: &str = "text_encoder.text_model.encoder.layers.";
+
+/// The layer of the text encoder that a canonical name belongs to.
+fn layer_of(canonical: &str) -> Option<usize> {
+    canonical.strip_prefix(LAYERS)?.split('.').next()?.parse().ok()
+}
+
+/// How many layers of the text encoder are used.
+fn used_layers(checkpoint: &Checkpoint) -> usize {
+    let layers = checkpoint.tensors.sources.keys().filter_map(|name| layer_of(name)).max();
+    (layers.map_or(0, |last| last + 1)).saturating_sub(checkpoint.clip.unused_layers)
+}
+
 type Plan = (Vec<TensorFile>, Vec<NewTensor>, BTreeMap<String, String>);
 
 fn of_file(path: &Path) -> Result<Plan> {
@@ -241,18 +373,8 @@ fn of_file(path: &Path) -> Result<Plan> {
 fn of_folder(path: &Path) -> Result<Plan> {
     let checkpoint = Checkpoint::open(path)?;
     check_defaults(path, &checkpoint)?;
-    let open_clip = match checkpoint.architecture.id {
-        "sd1" => false,
-        "sd2" => true,
-        _ => {
-            return Err(Error::WrongKind {
-                path: path.to_owned(),
-                wanted: "a folder to be written as a single file",
-                found: format!("an {} model", checkpoint.architecture.name),
-                advice: "Only those of SD 1.x and SD 2.x can be written so".into(),
-            });
-        }
-    };
+    check_family(path, &checkpoint, "a folder to be written as a single file")?;
+    let open_clip = checkpoint.architecture.id == "sd2";
     let mut whole: BTreeMap<String, (Vec<usize>, Vec<Piece>)> = BTreeMap::new();
     for (name, (file, source)) in &checkpoint.tensors.sources {
         let shape = checkpoint.tensors.shape(*file, source);
@@ -372,15 +494,11 @@ fn join_attention(whole: &mut BTreeMap<String, (Vec<usize>, Vec<Piece>)>) {
 
 /// Repeats the last layer of the text encoder as often as single files have layers that are not used.
 fn add_unused_layers(whole: &mut BTreeMap<String, (Vec<usize>, Vec<Piece>)>, count: usize) {
-    const LAYERS: &str = "text_encoder.text_model.encoder.layers.";
-    let number = |name: &str| -> Option<usize> {
-        name.strip_prefix(LAYERS)?.split('.').next()?.parse().ok()
-    };
-    let Some(last) = whole.keys().filter_map(|name| number(name)).max() else { return };
+    let Some(last) = whole.keys().filter_map(|name| layer_of(name)).max() else { return };
     for unused in last + 1..=last + count {
         let copies: Vec<_> = whole
             .iter()
-            .filter(|(name, _)| number(name) == Some(last))
+            .filter(|(name, _)| layer_of(name) == Some(last))
             .map(|(name, tensor)| {
                 let (from, to) = (format!("{LAYERS}{last}."), format!("{LAYERS}{unused}."));
                 (name.replacen(&from, &to, 1), tensor.clone())
