@@ -31,7 +31,8 @@ pub(crate) enum Command {
     /// Write a model file anew, as safetensors.
     ///
     /// A PyTorch file keeps the names of its tensors, without the wrapping around them. A diffusers folder of
-    /// SD 1.x or 2.x becomes a single file. Without `--precision` all numbers keep their bits.
+    /// SD 1.x or 2.x becomes a single file, and a single file a folder, if OUT does not end in `.safetensors`.
+    /// Without `--precision` all numbers keep their bits.
     Convert(ConvertArgs),
     /// List what there is to choose from.
     List(ListArgs),
@@ -228,8 +229,8 @@ pub(crate) struct ConvertArgs {
     #[arg(value_name = "IN")]
     pub(crate) input: PathBuf,
 
-    /// The new file
-    #[arg(value_name = "OUT.safetensors")]
+    /// The new file, or the new folder
+    #[arg(value_name = "OUT.safetensors|DIR")]
     pub(crate) output: PathBuf,
 
     /// How numbers are stored; whole numbers stay as they are [default: as in IN]

@@ -1,11 +1,12 @@
-//! `impasto convert`: model files as safetensors, and in another precision.
+//! `impasto convert`: model files as safetensors, in another precision, and between folder and single file.
 
 use std::{
     io::{self, Write},
     path::Path,
 };
 
-use engine::checkpoint::convert::{Conversion, Stored};
+use engine::checkpoint::convert::{Conversion, NewFolder, Stored};
+use fs_err as fs;
 use studio::{
     Code, Error, Result,
     files::{self, Existing},
@@ -16,6 +17,9 @@ use crate::{
     output, progress,
 };
 
+/// How model files end that are not written here.
+const OTHER_ENDINGS: &[&str] = &["ckpt", "pt", "pth", "bin", "gguf"];
+
 /// Space that is left for everything else, in bytes.
 const SPARE: u64 = 64 << 20;
 
@@ -24,29 +28,50 @@ pub(crate) fn convert(args: &ConvertArgs) -> Result<()> {
     let refused = |message: String, hint: &str| {
         Err(Error::new(Code::InvalidParams { field: "OUT" }, message).hint(hint))
     };
-    if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors")) {
+    let ends = |ending: &str| path.extension().is_some_and(|own| own.eq_ignore_ascii_case(ending));
+    if OTHER_ENDINGS.iter().any(|ending| ends(ending)) {
         let message =
             format!("cannot write `{}`: only safetensors files are written", path.display());
-        return refused(message, "let its name end in `.safetensors`");
+        return refused(message, "let its name end in `.safetensors`, or name a folder");
     }
-    if path.exists() && !force {
+    let single_file = ends("safetensors");
+    if path.exists() && !(*force && single_file) {
         let message = format!("`{}` is there already", path.display());
-        return refused(message, "choose another name, or replace it with `--force`");
+        let hint = match single_file {
+            true => "choose another name, or replace it with `--force`",
+            false => "choose another name: folders are not replaced",
+        };
+        return refused(message, hint);
     }
-    let conversion = Conversion::plan(input, precision.map(Stored::from))?;
-    let folder = files::folder_of(path);
-    check_room(files::free_space(folder), conversion.size(), folder)?;
-
     progress::catch_ctrl_c();
-    let existing = if *force { Existing::Replace } else { Existing::Keep };
-    let written = files::write(path, existing, |to| conversion.write(&mut Cancellable(to)));
-    if progress::cancelled() {
+    let precision = precision.map(Stored::from);
+    let folder = files::folder_of(path);
+    let room = |size| check_room(files::free_space(folder), size, folder);
+    let (written, tensors, size) = if single_file {
+        let conversion = Conversion::plan(input, precision)?;
+        room(conversion.size())?;
+        let existing = if *force { Existing::Replace } else { Existing::Keep };
+        let written = files::write(path, existing, |to| conversion.write(&mut Cancellable(to)));
+        (written, conversion.tensors(), conversion.size())
+    } else {
+        let new = NewFolder::plan(input, precision)?;
+        room(new.size())?;
+        let written = files::write_folder(path, |folder| {
+            for (name, file) in &new.files {
+                let path = folder.join(name);
+                fs::create_dir_all(files::folder_of(&path))?;
+                files::write(&path, Existing::Keep, |to| file.write(&mut Cancellable(to)))?;
+            }
+            Ok(())
+        });
+        (written, new.tensors(), new.size())
+    };
+    if progress::cancelled() && written.is_err() {
         return Err(engine::Error::Cancelled.into());
     }
     written?;
     output::line(&path.display().to_string());
-    let size = output::megabytes(conversion.size());
-    output::note(&format!("{} tensors, {size}", conversion.tensors()));
+    output::note(&format!("{tensors} tensors, {}", output::megabytes(size)));
     Ok(())
 }
 

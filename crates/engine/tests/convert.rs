@@ -10,13 +10,13 @@ use std::{
 
 use candle_core::{Device, Tensor};
 use engine::{
-    Result,
+    DeviceId, Engine, Request, Result,
     checkpoint::{
-        convert::{Conversion, Stored},
+        convert::{Conversion, NewFile, NewFolder, Stored},
         header::TensorFile,
     },
     inspect::inspect,
-    testing::{repository, write, write_folder, write_single_file},
+    testing::{generate, repository, request, write, write_folder, write_single_file},
 };
 
 fn convert(from: &Path, to: &Path, precision: Option<Stored>) -> Result<()> {
@@ -117,4 +117,47 @@ fn a_folder_becomes_a_single_file() {
     let error = convert(&repository("assets/starter/model"), &folder.path().join("a"), None);
     let error = error.unwrap_err().to_string();
     assert!(error.contains("of its own kind, which such a file cannot say"), "{error}");
+}
+
+/// A single file as a folder is the folder, to the bit, and makes the same picture.
+#[test]
+fn a_single_file_becomes_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    for model in ["sd15", "sd21", "sdxl", "refiner"] {
+        let (from, expected, to) = (
+            folder.path().join("a.safetensors"),
+            folder.path().join(format!("{model}-expected")),
+            folder.path().join(model),
+        );
+        write_single_file(model, &from);
+        write_folder(model, &expected);
+        let new = NewFolder::plan(&from, None).unwrap();
+        let mut size = 0;
+        for (name, file) in &new.files {
+            let path = to.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let mut bytes = Vec::new();
+            file.write(&mut bytes).unwrap();
+            size += bytes.len() as u64;
+            fs::write(&path, bytes).unwrap();
+            if matches!(file, NewFile::Tensors(_)) {
+                assert!(all(&path) == all(&expected.join(name)), "{model}: {name}");
+            }
+        }
+        assert_eq!(size, new.size());
+        let picture = |checkpoint: &Path| {
+            let request = Request { steps: 2, ..request(checkpoint) };
+            let mut engine = Engine::open(DeviceId::Cpu, None).unwrap();
+            generate(&mut engine, &request).unwrap().image.pixels
+        };
+        assert!(picture(&to) == picture(&from), "{model}");
+        // And back.
+        let back = folder.path().join("back.safetensors");
+        convert(&to, &back, None).unwrap();
+        assert_eq!(all(&back).len(), all(&from).len());
+        let answer = inspect(&to).unwrap();
+        assert!(answer.usable, "{answer}");
+    }
+    let error = NewFolder::plan(&repository("assets/starter/model"), None).unwrap_err();
+    assert!(error.to_string().contains("it is a folder"), "{error}");
 }

@@ -138,6 +138,8 @@ fn what_is_beyond_measure_is_refused() {
         ([&b"]"[..], &b"]0".repeat(3_000_000)].concat(), "more objects"),
         ([&b"]"[..], &b"Na".repeat(6_000_000)].concat(), "more objects"),
         (b"X\x01\0\0\0a0".repeat(4_000_000), "more objects"),
+        ([&b"X\0\0\0\x03"[..], &[0xff; 0x300_0000]].concat(), "more objects"),
+        ([&b"c"[..], &[b'a'; 2000]].concat(), "too long for one"),
         ([&b"X\0\0\0\x05"[..], &[b'a'; 0x500_0000]].concat(), "a pickle of more than"),
     ];
     for (instructions, reason) in cases {

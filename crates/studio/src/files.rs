@@ -57,6 +57,29 @@ pub fn write(
     attempt().map_err(|error| explain(&error, error.kind()))
 }
 
+/// Makes a whole folder or nothing. One that is there is never replaced.
+///
+/// # Errors
+/// Names the folder and the reason; [`io::ErrorKind::AlreadyExists`] if there is one.
+pub fn write_folder(path: &Path, content: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let name = format!("{PREFIX}{}{SUFFIX}", std::process::id());
+    let temporary = folder_of(path).join(name);
+    let attempt = || -> io::Result<()> {
+        if path.exists() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is there already"));
+        }
+        fs::create_dir(&temporary)?;
+        content(&temporary)?;
+        fs::rename(&temporary, path)
+    };
+    attempt().map_err(|error| {
+        // What is left of it is swept away later if it cannot be now.
+        let _ = fs::remove_dir_all(&temporary);
+        let message = format!("cannot write `{}`: {error}", path.display());
+        io::Error::new(error.kind(), message)
+    })
+}
+
 /// Makes sure that a folder exists and can be written to, before any work is done for it.
 ///
 /// # Errors

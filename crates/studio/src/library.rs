@@ -577,6 +577,7 @@ const IN_MODEL_FOLDERS: &[&str] = &[
     "unet/adapter_config.json",
     "text_encoder/adapter_config.json",
     "pytorch_lora_weights.safetensors",
+    "pytorch_lora_weights.bin",
 ];
 
 pub(crate) fn is_model_folder(path: &Path) -> bool {

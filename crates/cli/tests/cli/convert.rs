@@ -73,3 +73,30 @@ fn nothing_is_replaced_unasked_and_nothing_is_half_written() {
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert!(TensorFile::open(&desk.path("a.safetensors")).is_ok());
 }
+
+#[test]
+fn a_single_file_becomes_a_folder_and_a_file_again() {
+    let desk = Desk::new();
+    engine::testing::write_single_file("sd15", &desk.path("a.safetensors"));
+    for (options, out) in
+        [("a.safetensors folder", "folder"), ("folder b.safetensors", "b.safetensors")]
+    {
+        let run = desk.run(&format!("convert {options}"));
+        assert_eq!((run.code, run.stdout), (Some(0), format!("{out}\n")), "{}", run.stderr);
+    }
+    let same = |name: &str| {
+        let file = TensorFile::open(&desk.path(name)).unwrap();
+        file.sha256().unwrap().data
+    };
+    assert!(same("a.safetensors") == same("b.safetensors"));
+    assert_eq!(names(&desk), ["a.safetensors", "b.safetensors", "folder"]);
+    assert!(desk.path("folder/tokenizer/vocab.json").is_file());
+
+    let run = desk.run("convert a.safetensors folder --force");
+    assert_eq!(run.code, Some(2), "{}", run.stderr);
+    assert!(run.stderr.contains("folders are not replaced"), "{}", run.stderr);
+    // What fails in between leaves nothing.
+    let run = desk.run(&format!("convert {STARTER}/adapters/neon.safetensors other"));
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    assert_eq!(names(&desk), ["a.safetensors", "b.safetensors", "folder"]);
+}

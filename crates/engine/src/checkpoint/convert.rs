@@ -1,10 +1,13 @@
-//! A model file written anew: PyTorch files as safetensors, in another precision, folders as single files.
+//! A model file written anew: PyTorch files as safetensors, in another precision, folders as single files,
+//! single files as folders.
 //!
 //! A [`Conversion`] is planned from headers alone, and then knows how many bytes it will write. The data is
 //! read, converted and written in pieces, so that a model of any size takes a few megabytes of memory. What
 //! it is written to is the caller's business.
 //!
 //! **Invariant:** without a precision every tensor keeps its bits.
+
+mod configs;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +25,7 @@ use crate::{
     checkpoint::{
         Checkpoint, SIZE_WIDTH, Tensors, TextEncoderConfig, VaeConfig, default_clip_heads,
         header::{DType, GATHERED, TensorFile},
-        keys::{self, Component},
+        keys::{self, Component, Part},
     },
     model::{clip::ClipConfig, unet::UNetConfig},
     sample::{denoiser::Prediction, training::TrainingSchedule},
@@ -86,6 +89,19 @@ struct Piece {
     count: usize,
     /// Of a matrix that is written with rows and columns exchanged: how many columns it has.
     columns: Option<usize>,
+}
+
+impl Piece {
+    /// What is stored of a tensor of this shape.
+    fn of(file: usize, source: &keys::Source, shape: &[usize]) -> Piece {
+        let count = shape.iter().product();
+        let (first, columns) = match source.part {
+            Part::Whole => (0, None),
+            Part::Third(third) => (third * count, None),
+            Part::Transposed => (0, shape.first().copied()),
+        };
+        Piece { file, name: source.name.clone(), first, count, columns }
+    }
 }
 
 impl Conversion {
@@ -226,6 +242,125 @@ fn narrow(values: &[f32], dtype: DType) -> Option<Vec<u8>> {
     })
 }
 
+/// A diffusers folder that is to be written.
+#[derive(Debug)]
+pub struct NewFolder {
+    /// Paths in it, with slashes, and what is there.
+    pub files: Vec<(String, NewFile)>,
+}
+
+/// A file of a [`NewFolder`].
+#[derive(Debug)]
+pub enum NewFile {
+    /// A configuration, or a part of a vocabulary.
+    Text(String),
+    /// Weights.
+    Tensors(Conversion),
+}
+
+impl NewFolder {
+    /// Plans the folder of a base model in a single file.
+    ///
+    /// # Errors
+    /// Those of opening it; [`Error::WrongKind`] for families that have no such folder here.
+    pub fn plan(path: &Path, precision: Option<Stored>) -> Result<NewFolder> {
+        if fs::metadata(path)?.is_dir() {
+            return Err(Error::WrongKind {
+                path: path.to_owned(),
+                wanted: "a single file to be written as a folder",
+                found: "a folder".into(),
+                advice: "Let the new file's name end in `.safetensors`".into(),
+            });
+        }
+        let checkpoint = Checkpoint::open(path)?;
+        let mut files = configs::of(path, &checkpoint)?;
+        let encoders = checkpoint.text_encoders.iter();
+        let networks = [Component::UNet, Component::Vae].map(|component| (component, usize::MAX));
+        let networks = networks
+            .into_iter()
+            .chain(encoders.map(|encoder| (encoder.component, used_layers(&checkpoint, encoder))));
+        for (component, layers) in networks {
+            let mut tensors = Vec::new();
+            for (canonical, (_, source)) in &checkpoint.tensors.sources {
+                let Some(name) = canonical.strip_prefix(component.prefix()) else { continue };
+                if layer_of(canonical, component.prefix()).is_some_and(|layer| layer >= layers) {
+                    continue;
+                }
+                let mut shape = checkpoint.tensors.shape(0, source);
+                let piece = Piece::of(0, source, &shape);
+                // Matrices of the VAE's attention are convolutions in the original.
+                if component == Component::Vae && canonical.contains(".attentions.") {
+                    shape.truncate(2);
+                }
+                let dtype = dtype(&checkpoint.tensors, &piece);
+                tensors.push(NewTensor {
+                    name: name.to_owned(),
+                    dtype,
+                    shape,
+                    pieces: vec![piece],
+                });
+            }
+            let metadata = [("format".to_owned(), "pt".to_owned())].into();
+            let file = vec![TensorFile::open(path)?];
+            let conversion = Conversion::new(file, tensors, metadata, precision)?;
+            let name = match component {
+                Component::UNet | Component::Vae => "diffusion_pytorch_model",
+                Component::TextEncoder | Component::TextEncoder2 => "model",
+            };
+            let name = format!("{}/{name}.safetensors", component.folder());
+            files.push((name, NewFile::Tensors(conversion)));
+        }
+        Ok(NewFolder { files })
+    }
+
+    /// Bytes of all its files.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        let size = |file: &NewFile| match file {
+            NewFile::Text(text) => text.len() as u64,
+            NewFile::Tensors(conversion) => conversion.size(),
+        };
+        self.files.iter().map(|(_, file)| size(file)).sum()
+    }
+
+    /// Number of tensors in it.
+    #[must_use]
+    pub fn tensors(&self) -> usize {
+        let tensors = |file: &NewFile| match file {
+            NewFile::Text(_) => 0,
+            NewFile::Tensors(conversion) => conversion.tensors(),
+        };
+        self.files.iter().map(|(_, file)| tensors(file)).sum()
+    }
+}
+
+impl NewFile {
+    /// Writes the whole file.
+    ///
+    /// # Errors
+    /// Those of [`Conversion::write`].
+    pub fn write(&self, to: &mut dyn Write) -> io::Result<()> {
+        match self {
+            NewFile::Text(text) => to.write_all(text.as_bytes()),
+            NewFile::Tensors(conversion) => conversion.write(to),
+        }
+    }
+}
+
+/// The layer of a text encoder that a canonical name belongs to.
+fn layer_of(canonical: &str, prefix: &str) -> Option<usize> {
+    let layers = canonical.strip_prefix(prefix)?.strip_prefix("text_model.encoder.layers.")?;
+    layers.split('.').next()?.parse().ok()
+}
+
+/// How many layers of a text encoder are used.
+fn used_layers(checkpoint: &Checkpoint, encoder: &TextEncoderConfig) -> usize {
+    let prefix = encoder.component.prefix();
+    let names = checkpoint.tensors.sources.keys();
+    let last = names.filter_map(|name| layer_of(name, prefix)).max();
+    (last.map_or(0, |last| last + 1)).saturating_sub(encoder.clip.unused_layers)
+}
+
 /// Shape and pieces of each tensor, by canonical name.
 type Whole = BTreeMap<String, (Vec<usize>, Vec<Piece>)>;
 
@@ -274,9 +409,7 @@ fn of_folder(path: &Path) -> Result<Plan> {
     let mut whole = Whole::new();
     for (name, (file, source)) in &checkpoint.tensors.sources {
         let shape = checkpoint.tensors.shape(*file, source);
-        let count = shape.iter().product();
-        let piece =
-            Piece { file: *file, name: source.name.clone(), first: 0, count, columns: None };
+        let piece = Piece::of(*file, source, &shape);
         whole.insert(name.clone(), (shape, vec![piece]));
     }
     for encoder in text_encoders.iter().filter(|encoder| encoder.is_open_clip) {
@@ -422,14 +555,12 @@ fn join_attention(whole: &mut Whole, prefix: &str) {
 /// Repeats the last layer of the text encoder as often as single files have layers that are not used.
 fn add_unused_layers(whole: &mut Whole, prefix: &str, count: usize) {
     let layers = format!("{prefix}text_model.encoder.layers.");
-    let number = |name: &str| -> Option<usize> {
-        name.strip_prefix(&layers)?.split('.').next()?.parse().ok()
-    };
-    let Some(last) = whole.keys().filter_map(|name| number(name)).max() else { return };
+    let last = whole.keys().filter_map(|name| layer_of(name, prefix)).max();
+    let Some(last) = last else { return };
     for unused in last + 1..=last + count {
         let copies: Vec<_> = whole
             .iter()
-            .filter(|(name, _)| number(name) == Some(last))
+            .filter(|(name, _)| layer_of(name, prefix) == Some(last))
             .map(|(name, tensor)| {
                 let (from, to) = (format!("{layers}{last}."), format!("{layers}{unused}."));
                 (name.replacen(&from, &to, 1), tensor.clone())

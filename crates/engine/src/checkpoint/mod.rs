@@ -102,7 +102,7 @@ pub(crate) struct VaeConfig {
 }
 
 impl Checkpoint {
-    /// Opens a diffusers folder or a single `.safetensors` file.
+    /// Opens a diffusers folder or a single file.
     ///
     /// # Errors
     /// Everything that is no model of a known family is named in the error.

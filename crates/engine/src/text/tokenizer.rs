@@ -36,7 +36,7 @@ use std::{
 };
 
 use fs_err as fs;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokenizers::{NormalizedString, utils::SysRegex};
 
 use crate::{Error, Result};
@@ -535,6 +535,51 @@ fn byte_order() -> [u8; 256] {
     order
 }
 
+/// CLIP's merges as text again, and its tokens in the order of their ids, without the special ones.
+fn unpacked() -> (Vec<(String, String)>, Vec<String>) {
+    let mut tokens: Vec<String> =
+        byte_order().into_iter().map(|byte| byte_char(byte).to_string()).collect();
+    tokens.extend(tokens.clone().into_iter().map(|token| token + END_OF_WORD));
+    let mut merges = Vec::new();
+    for &[l0, l1, r0, r1] in CLIP_MERGES.as_chunks::<4>().0 {
+        let token = |low, high| tokens[usize::from(u16::from_le_bytes([low, high]))].clone();
+        let (left, right) = (token(l0, l1), token(r0, r1));
+        tokens.push(format!("{left}{right}"));
+        merges.push((left, right));
+    }
+    (merges, tokens)
+}
+
+/// The files of CLIP's vocabulary as a `tokenizer` folder has them, by name; `pad` fills a chunk.
+pub(crate) fn clip_files(pad: Option<u8>) -> Vec<(&'static str, String)> {
+    let (merges, tokens) = unpacked();
+    let pad = pad.map_or_else(|| END.to_owned(), |byte| byte_char(byte).to_string());
+    let special = [START.to_owned(), END.to_owned()];
+    let ids: serde_json::Map<String, Value> =
+        tokens.into_iter().chain(special).zip((0..).map(|id: u32| id.into())).collect();
+    let mut lines = String::from("#version: 0.2\n");
+    for (left, right) in merges {
+        lines.extend([&left, " ", &right, "\n"]);
+    }
+    let words = json!({
+        "bos_token": START, "eos_token": END, "unk_token": END, "pad_token": pad,
+    });
+    let config = json!({
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": 77,
+        "do_lower_case": true,
+        "add_prefix_space": false,
+        "errors": "replace",
+        "bos_token": START, "eos_token": END, "unk_token": END, "pad_token": pad,
+    });
+    vec![
+        ("vocab.json", Value::from(ids).to_string()),
+        ("merges.txt", lines),
+        ("special_tokens_map.json", format!("{words:#}\n")),
+        ("tokenizer_config.json", format!("{config:#}\n")),
+    ]
+}
+
 /// The text of a file, `None` if it does not exist.
 fn read(path: &Path) -> Result<Option<String>> {
     let file = match fs::File::open(path) {
@@ -565,21 +610,6 @@ mod tests {
     use super::*;
 
     // What transformers makes of ninety strings is in `tests/text.rs`.
-
-    /// CLIP's merges as text again, and its tokens in the order of their ids.
-    fn unpacked() -> (Vec<(String, String)>, Vec<String>) {
-        let mut tokens: Vec<String> =
-            byte_order().into_iter().map(|byte| byte_char(byte).to_string()).collect();
-        tokens.extend(tokens.clone().into_iter().map(|token| token + END_OF_WORD));
-        let mut merges = Vec::new();
-        for &[l0, l1, r0, r1] in CLIP_MERGES.as_chunks::<4>().0 {
-            let token = |low, high| tokens[usize::from(u16::from_le_bytes([low, high]))].clone();
-            let (left, right) = (token(l0, l1), token(r0, r1));
-            tokens.push(format!("{left}{right}"));
-            merges.push((left, right));
-        }
-        (merges, tokens)
-    }
 
     #[test]
     fn clips_vocabulary_is_the_original() {

@@ -18,10 +18,12 @@ use super::{
 use crate::checkpoint::header::DType;
 
 /// Bytes that the data of a pickle may take in memory, beside the stack and the memo.
-const BUDGET: usize = 96 << 20;
+const BUDGET: usize = 64 << 20;
 /// Values on the stack, and values that are remembered.
 const MAX_STACK: usize = 500_000;
 const MAX_MEMO: usize = 500_000;
+/// Bytes of a name of a function, or of a number that is written out.
+const MAX_LINE: usize = 1000;
 /// Dimensions of a tensor.
 const MAX_RANK: usize = 16;
 
@@ -347,7 +349,13 @@ impl<'b> Machine<'b, '_> {
 
     fn line(&mut self) -> Result<String, Failure> {
         let rest = &self.bytes[self.at..];
-        let end = rest.iter().position(|&byte| byte == b'\n').ok_or(Failure::Ends)?;
+        let start = &rest[..rest.len().min(MAX_LINE)];
+        let Some(end) = start.iter().position(|&byte| byte == b'\n') else {
+            return Err(match start.len() == MAX_LINE {
+                true => broken("a name or number is too long for one"),
+                false => Failure::Ends,
+            });
+        };
         let line = String::from_utf8_lossy(self.take(end + 1)?.trim_ascii_end()).into_owned();
         Ok(line)
     }
@@ -410,8 +418,15 @@ impl<'b> Machine<'b, '_> {
     }
 
     fn text<const N: usize>(&mut self) -> Result<(), Failure> {
-        let text = String::from_utf8_lossy(self.counted::<N>()?).into_owned();
-        let value = self.heap.text(&text)?;
+        let bytes = self.counted::<N>()?;
+        let value = match std::str::from_utf8(bytes) {
+            Ok(text) => self.heap.text(text)?,
+            Err(_) => {
+                // Paid for before it is made: each byte may become a character of three.
+                self.heap.spend(3 * bytes.len())?;
+                self.heap.text(&String::from_utf8_lossy(bytes))?
+            }
+        };
         self.push(value)
     }
 

@@ -13,7 +13,7 @@ use crate::checkpoint::header::read_at;
 /// Where the end record may begin: it has 22 bytes, and a comment of up to 65,535 may follow.
 const MAX_ENDING: u64 = 22 + 65_535;
 /// The length of a list of some hundred thousand members.
-const MAX_DIRECTORY: u64 = 32 << 20;
+const MAX_DIRECTORY: u64 = 16 << 20;
 /// Marks numbers that stand in the 64-bit extension instead.
 const ELSEWHERE: u64 = 0xffff_ffff;
 
