@@ -139,6 +139,10 @@ pub(crate) struct PictureArgs {
     #[arg(long, value_name = "IMAGE")]
     pub(crate) init_image: Option<String>,
 
+    /// Repaint the first picture only where this one is white
+    #[arg(long, value_name = "IMAGE", requires = "init_image")]
+    pub(crate) mask: Option<String>,
+
     /// How much of the first picture is repainted, 0 to 1 [default: 0.75]
     #[arg(long, value_name = "D", allow_negative_numbers = true)]
     pub(crate) denoise: Option<f64>,

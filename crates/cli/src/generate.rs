@@ -254,6 +254,7 @@ impl<'a> Run<'a> {
                 image: Some(FileRef::named(image)),
                 denoising_strength: strength.unwrap_or(DENOISING_STRENGTH),
                 fit: InitFit::Crop,
+                mask: args.mask.as_ref().map(FileRef::named),
             });
         }
         match (&mut params.init, args.denoise) {

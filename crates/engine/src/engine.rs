@@ -5,9 +5,10 @@ use std::{ops::ControlFlow, sync::Arc};
 use kernels::memory;
 
 use crate::{
-    DeviceId, Error, Output, PatchReport, Phase, Progress, Request, Result, Watch, device,
-    guided::{Guided, HandOver},
-    loaded::{Loaded, Words, finite},
+    DeviceId, Error, Image, InitImage, Output, PatchReport, Phase, Progress, Request, Result,
+    Watch, device,
+    guided::{Guided, HandOver, Masked},
+    loaded::{Loaded, Words, finite, latent_mask},
     noise::Noise,
     sample::{denoiser::Watched, schedule::img2img_tail},
 };
@@ -172,7 +173,7 @@ fn paint(
     let networks = loaded.networks();
     // Found out before the work rather than after it.
     loaded.tile_side(networks, request)?;
-    let init = loaded.init_latents(networks, request)?;
+    let init = loaded.init_latents(request)?;
     if let (Some(latents), Some(init)) = (&init, &request.init)
         && init.denoising_strength == 0.0
     {
@@ -193,21 +194,25 @@ fn paint(
     let mut noise = Noise::new(request.rng, request.seed, shape, &schedule, given)?;
     let latents = sampler.first_latents(noise.first(), init.as_ref(), sigmas[0])?;
 
+    let mask = request.init.as_ref().and_then(|init| init.mask.as_ref());
+    let mask = mask.filter(|_| networks.unet.inputs() == 4);
+    let mask = mask.map(|mask| latent_mask(mask, request.width as usize / 8)).transpose()?;
     let guided = HandOver {
-        first: Guided::new(loaded, &conditioning, request)?,
+        first: Guided::new(loaded, &conditioning, loaded.inpainting(request)?, request)?,
         second: match (&second, &request.refiner) {
             (Some((loaded, request, conditioning)), Some(refiner)) => {
                 // The first step that A1111 gives to it: of n steps the one before which that part was made.
                 let step = (refiner.switch_at * f64::from(request.steps)).ceil() as usize;
                 let from = schedule.get(step).copied().unwrap_or(0.0);
                 (from > 0.0)
-                    .then(|| Guided::new(loaded, conditioning, request))
+                    .then(|| Guided::new(loaded, conditioning, Vec::new(), request))
                     .transpose()?
                     .map(|guided| (guided, from))
             }
             _ => None,
         },
     };
+    let guided = Masked { inner: guided, kept: init.zip(mask) };
     let colors = loaded.checkpoint.architecture.colors;
     let mut denoiser = Watched::new(guided, colors, watch, sampler, sigmas)?;
     let latents = (sampler.run)(&mut denoiser, latents, sigmas, &mut noise)?;
@@ -225,8 +230,22 @@ fn paint(
     }
 
     announce(watch, Phase::Decode, 1)?;
-    let image = loaded.decode(networks, &latents, request, &mut warnings)?;
+    let mut image = loaded.decode(networks, &latents, request, &mut warnings)?;
+    if let Some(InitImage { image: kept, mask: Some(mask), .. }) = &request.init {
+        put_back(&mut image, kept, mask);
+    }
     Ok(Output { image, patches, latents, conditioning, warnings })
+}
+
+/// The picture where the mask leaves it, which the VAE would change a little too.
+fn put_back(image: &mut Image, kept: &Image, mask: &[u8]) {
+    let pixels = image.pixels.chunks_mut(3).zip(kept.pixels.chunks(3));
+    for ((new, kept), &mask) in pixels.zip(mask) {
+        for (new, kept) in new.iter_mut().zip(kept) {
+            let (mask, ours, theirs) = (u32::from(mask), u32::from(*new), u32::from(*kept));
+            *new = ((ours * mask + theirs * (255 - mask) + 127) / 255) as u8;
+        }
+    }
 }
 
 /// Stack and networks of a base model as its request wants them.

@@ -1,13 +1,14 @@
-//! The UNet as a denoiser: scaling, prediction type and classifier-free guidance around it, and the
-//! hand-over from one base model to another.
+//! The UNet as a denoiser: scaling, prediction type and classifier-free guidance around it, the hand-over
+//! from one base model to another, and masks.
 
 use candle_core::{Device, Tensor};
+use kernels::conv::Size;
 
 use crate::{
     Conditioning, Precision, Request, Result,
-    loaded::{Loaded, map_of},
+    loaded::Loaded,
     model::unet::{Prompts, UNet},
-    ops::Tokens,
+    ops::{Map, Tokens},
     sample::{Denoise, denoiser::Prediction, training::TrainingSchedule},
     text,
 };
@@ -17,6 +18,8 @@ pub(crate) struct Guided<'a> {
     unet: &'a UNet,
     /// Negative prompt and prompt, brought to one length; without guidance the prompt alone.
     prompts: Prompts,
+    /// What a UNet for inpainting takes behind the latents: five planes, or none.
+    beside: Vec<f32>,
     prediction: Prediction,
     training: &'a TrainingSchedule,
     guidance_scale: Option<f64>,
@@ -26,11 +29,14 @@ pub(crate) struct Guided<'a> {
 impl<'a> Guided<'a> {
     /// For a request whose prompts were encoded.
     ///
+    /// * `beside`: what stands behind the latents, as [inpainting](Loaded::inpainting) gives it
+    ///
     /// # Errors
     /// Prompts that cannot be brought to one length; a UNet that does not take what belongs to its family.
     pub(crate) fn new(
         loaded: &'a Loaded,
         conditioning: &Conditioning,
+        beside: Vec<f32>,
         request: &Request,
     ) -> Result<Guided<'a>> {
         let guidance_scale = Some(request.guidance_scale).filter(|&scale| scale != 1.0);
@@ -52,6 +58,7 @@ impl<'a> Guided<'a> {
         Ok(Guided {
             unet,
             prompts: unet.read(&prompts, &pooled),
+            beside,
             prediction: request.prediction.unwrap_or(loaded.checkpoint.prediction),
             training: &loaded.checkpoint.training,
             guidance_scale,
@@ -65,7 +72,10 @@ impl Denoise for Guided<'_> {
         let (_, channels, height, width) = x.dims4()?;
         let batch = if self.guidance_scale.is_some() { 2 } else { 1 };
         let scalings = self.prediction.scalings(sigma);
-        let map = map_of(&scalings.input(x)?, batch, self.precision)?;
+        let mut planes = scalings.input(x)?.flatten_all()?.to_vec1::<f32>()?;
+        planes.extend(&self.beside);
+        let size = Size { batch, height, width, channels: self.unet.inputs() };
+        let map = Map::from_planes(&planes.repeat(batch), size, self.precision);
         let timestep = self.training.sigma_to_t(sigma);
         let out = self.unet.forward(map, timestep, &self.prompts, self.precision).planes();
         let out = Tensor::from_vec(out, (batch, channels, height, width), &Device::Cpu)?;
@@ -92,6 +102,24 @@ impl Denoise for HandOver<'_> {
         match &mut self.second {
             Some((second, from)) if sigma <= *from => second.denoise(x, sigma),
             _ => self.first.denoise(x, sigma),
+        }
+    }
+}
+
+/// A denoiser that leaves a part of a picture as it is: what was not meant to be repainted is put back
+/// after each call, as in A1111. UNets that were made for inpainting see the mask themselves.
+pub(crate) struct Masked<D> {
+    pub(crate) inner: D,
+    /// The picture's latents with the mask, `(1, 1, h, w)`, 1 where it is repainted.
+    pub(crate) kept: Option<(Tensor, Tensor)>,
+}
+
+impl<D: Denoise> Denoise for Masked<D> {
+    fn denoise(&mut self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        let denoised = self.inner.denoise(x, sigma)?;
+        match &self.kept {
+            None => Ok(denoised),
+            Some((kept, mask)) => Ok((kept + (denoised - kept)?.broadcast_mul(mask)?)?),
         }
     }
 }

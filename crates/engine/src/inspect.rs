@@ -965,7 +965,6 @@ fn inspect_diffusers_folder(path: &Path) -> Result<ModelFile> {
         && channels == 9
     {
         answer.notes.push("It is for inpainting: its UNet takes 9 channels.".into());
-        answer.usable = false;
     }
     for (name, reason) in absent {
         answer.notes.push(format!("{}: {reason}.", capitalized(name)));

@@ -10,10 +10,10 @@ use candle_core::{Device, Tensor};
 use kernels::conv::Size;
 
 use crate::{
-    Conditioning, Error, Image, PatchReport, Phase, Pooled, Precision, Progress, Request, Result,
-    Watch,
+    Conditioning, Error, Image, InitImage, PatchReport, Phase, Pooled, Precision, Progress,
+    Request, Result, Watch,
     adapter::patch::{Adapters, Coat, PatchedWeights, Tally},
-    architecture::Modules,
+    architecture::{INPUTS, Modules},
     checkpoint::{Checkpoint, Tensors, VaeConfig, keys::Component, open_vae},
     device,
     model::{
@@ -161,7 +161,7 @@ impl Loaded {
         let elements = |shape: &Vec<usize>| shape.iter().product::<usize>() as u64;
         let networks: u64 = self.modules.values().map(elements).sum();
         let vae = self.vae_tensors().modules();
-        let vae = vae_modules(self.vae_tensors(), request.init.is_some())
+        let vae = vae_modules(self.vae_tensors(), self.encodes(request))
             .iter()
             .filter_map(|name| vae.get(name).map(elements))
             .sum::<u64>();
@@ -251,7 +251,7 @@ impl Loaded {
         opened: bool,
         watch: &mut Watch<'_>,
     ) -> Result<()> {
-        let (precision, encoder) = (request.precision, request.init.is_some());
+        let (precision, encoder) = (request.precision, self.encodes(request));
         let encoded = self.encoded(words).is_some();
         let wanted = self.modules.keys().filter(|name| !encoded || !name.starts_with(TEXT_ENCODER));
         let outdated = self.weights.outdated(wanted.cloned(), stack, precision);
@@ -286,6 +286,12 @@ impl Loaded {
 
     fn vae_tensors(&self) -> &Tensors {
         self.vae.as_ref().unwrap_or(&self.checkpoint.tensors)
+    }
+
+    /// Whether a request has a picture encoded: to start from, or for a UNet that was made for inpainting.
+    fn encodes(&self, request: &Request) -> bool {
+        let inputs = self.modules.get("unet.conv_in").and_then(|shape| shape.get(1));
+        request.init.is_some() || inputs.is_some_and(|inputs| *inputs != INPUTS[0])
     }
 
     /// What the VAE works in. A picture is not worth decoding in f16 to find that it overflowed.
@@ -480,24 +486,53 @@ impl Loaded {
     ///
     /// # Errors
     /// [`Error::Diverged`] if the VAE makes no numbers of it even in f32.
-    pub(crate) fn init_latents(
-        &self,
-        networks: &Networks,
-        request: &Request,
-    ) -> Result<Option<Tensor>> {
-        let (Some(init), Some(encoder)) = (&request.init, &networks.encoder) else {
-            return Ok(None);
-        };
+    pub(crate) fn init_latents(&self, request: &Request) -> Result<Option<Tensor>> {
+        let values = |init: &InitImage| init.image.pixels.iter().map(|&c| from_byte(c)).collect();
+        let values: Option<Vec<f32>> = request.init.as_ref().map(values);
+        values.map(|values| self.latents_of(&values, request)).transpose()
+    }
+
+    /// What a UNet for inpainting takes behind the latents: the mask, and the latents of what it leaves of
+    /// the picture, five planes of them. Where nothing is left, that is a gray picture, as in A1111. Nothing
+    /// for other UNets.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if the VAE makes no numbers of the picture.
+    pub(crate) fn inpainting(&self, request: &Request) -> Result<Vec<f32>> {
+        if self.networks().unet.inputs() == INPUTS[0] {
+            return Ok(Vec::new());
+        }
+        let (width, height) = (request.width as usize, request.height as usize);
+        let mut values = vec![0.0; 3 * width * height];
+        let mut mask = vec![1.0; width / 8 * (height / 8)];
+        if let Some(InitImage { image, mask: Some(repainted), .. }) = &request.init {
+            let pixels = values.chunks_mut(3).zip(image.pixels.chunks(3)).zip(repainted);
+            for ((values, pixel), _) in pixels.filter(|(_, mask)| !is_repainted(**mask)) {
+                values.copy_from_slice(&[0, 1, 2].map(|color| from_byte(pixel[color])));
+            }
+            mask = latent_mask(repainted, width / 8)?.flatten_all()?.to_vec1()?;
+        }
+        let latents = self.latents_of(&values, request)?;
+        Ok([mask, latents.flatten_all()?.to_vec1::<f32>()?].concat())
+    }
+
+    /// The latents of a picture of the request's size, of unit variance.
+    ///
+    /// * `values`: -1 to 1, three for each pixel
+    fn latents_of(&self, values: &[f32], request: &Request) -> Result<Tensor> {
+        let networks = self.networks();
+        let encoder = networks.encoder.as_ref().expect("built where a picture is to be encoded");
         let side = self.tile_side(networks, request)?;
         let precision = self.vae_precision(request.precision);
-        if let Some(latents) = self.encode_with(encoder, &init.image, precision, side)? {
-            return Ok(Some(latents));
+        let size = (request.height as usize / 8, request.width as usize / 8);
+        if let Some(latents) = self.encode_with(encoder, values, size, precision, side)? {
+            return Ok(latents);
         }
         // Half precision overflowed.
         let weights = self.vae_in_f32(true)?;
         let encoder = Encoder::new(&weights.layers().scope("vae"), self.vae_config.groups)?;
-        let latents = self.encode_with(&encoder, &init.image, Precision::F32, side)?;
-        latents.map(Some).ok_or(Error::Diverged {
+        let latents = self.encode_with(&encoder, values, size, Precision::F32, side)?;
+        latents.ok_or(Error::Diverged {
             phase: "encoding the picture",
             advice: "The VAE is damaged; choose another",
         })
@@ -505,32 +540,32 @@ impl Loaded {
 
     /// The latents of a picture, or nothing if there are values that are not numbers in them.
     ///
+    /// * `size`: height and width, in latents
     /// * `side`: of the tiles, in latents
     fn encode_with(
         &self,
         encoder: &Encoder,
-        picture: &Image,
+        values: &[f32],
+        (height, width): (usize, usize),
         precision: Precision,
         side: usize,
     ) -> Result<Option<Tensor>> {
-        let (height, width) = (picture.height as usize / 8, picture.width as usize / 8);
-        let row = picture.width as usize * 3;
+        let row = 8 * width * 3;
         let axes = (height, width);
         // Of the eight channels the first four are the mean.
         let mut blend = Blend::new(height, width, 4);
         for down in tile::spans(height, side) {
             for across in tile::spans(width, side) {
                 let rows = 8 * down.start..8 * down.end;
-                let pixels = rows.flat_map(|y| {
-                    &picture.pixels[y * row + 24 * across.start..][..24 * across.len()]
-                });
-                let pixels = pixels.map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
+                let part =
+                    rows.flat_map(|y| &values[y * row + 24 * across.start..][..24 * across.len()]);
+                let pixels = part.copied().collect();
                 let (height, width) = (8 * down.len(), 8 * across.len());
                 let size = Size { batch: 1, height, width, channels: 3 };
                 let moments = encoder.forward(Map::new(pixels, size, precision)).into_tokens();
-                let values = moments.values();
+                let moments = moments.values();
                 let mean: Vec<f32> =
-                    values.chunks(8).flat_map(|place| &place[..4]).copied().collect();
+                    moments.chunks(8).flat_map(|place| &place[..4]).copied().collect();
                 let fades = tile::fades((&down, &across), axes, side, 1);
                 blend.add((down.start, across.start), &mean, &fades.0, &fades.1);
             }
@@ -645,6 +680,36 @@ impl Loaded {
     }
 }
 
+/// A color as the VAE takes it, -1 to 1.
+fn from_byte(color: u8) -> f32 {
+    f32::from(color) / 127.5 - 1.0
+}
+
+/// Whether a mask says that a pixel is repainted.
+fn is_repainted(mask: u8) -> bool {
+    mask >= 128
+}
+
+/// A mask as the latents have it, `(1, 1, h, w)`: 1 where most of the eight by eight pixels are repainted,
+/// else 0.
+///
+/// * `width`: in latents
+pub(crate) fn latent_mask(mask: &[u8], width: usize) -> Result<Tensor> {
+    let row = 8 * width;
+    let values: Vec<f32> = mask
+        .chunks(8 * row)
+        .flat_map(|rows| {
+            (0..width).map(move |column| {
+                let block = rows.chunks(row).flat_map(move |row| &row[8 * column..][..8]);
+                let repainted = block.filter(|mask| is_repainted(**mask)).count();
+                if repainted >= 32 { 1.0 } else { 0.0 }
+            })
+        })
+        .collect();
+    let height = values.len() / width;
+    Ok(Tensor::from_vec(values, (1, 1, height, width), &Device::Cpu)?)
+}
+
 /// Which vectors of an embedding a text encoder reads.
 fn place_of(component: Component) -> Place {
     match component {
@@ -693,15 +758,16 @@ mod tests {
         let mut wanted = request(&repository("assets/starter/model"));
         (wanted.width, wanted.height) = (side, side);
         let image = picture.clone();
-        wanted.init = Some(crate::InitImage { image, denoising_strength: 0.0 });
+        wanted.init = Some(crate::InitImage { image, denoising_strength: 0.0, mask: None });
         let mut loaded = Loaded::open(&wanted).unwrap();
         let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
         loaded.prepare(&wanted, true, &mut Vec::new(), &mut watch).unwrap();
         let networks = loaded.networks();
         let encoder = networks.encoder.as_ref().unwrap();
 
+        let values: Vec<f32> = picture.pixels.iter().map(|&color| from_byte(color)).collect();
         let latents = |side| {
-            let made = loaded.encode_with(encoder, &picture, Precision::F32, side);
+            let made = loaded.encode_with(encoder, &values, (48, 48), Precision::F32, side);
             made.unwrap().unwrap()
         };
         let (whole, tiled) = (latents(48), latents(32));

@@ -119,6 +119,9 @@ pub struct InitImage {
     pub image: Image,
     /// The part of the schedule that is run, `0..=1`; 0 gives the decoded input back.
     pub denoising_strength: f64,
+    /// Where it is repainted, everywhere without one: a byte for each pixel, 255 where it is, 0 where the
+    /// picture stays as it was; between them the two are mixed.
+    pub mask: Option<Vec<u8>>,
 }
 
 /// Whose random numbers the noise is made of.
@@ -308,6 +311,14 @@ impl Request {
             if !(0.0..=1.0).contains(&init.denoising_strength) {
                 let found = init.denoising_strength.to_string();
                 return invalid("the denoising strength", found, "it must be from 0 to 1");
+            }
+            let pixels = self.width as usize * self.height as usize;
+            if let Some(mask) = init.mask.as_ref().filter(|mask| mask.len() != pixels) {
+                return invalid(
+                    "the mask",
+                    format!("of {} pixels", mask.len()),
+                    &format!("it must have the picture's {pixels}"),
+                );
             }
             if (init.image.width, init.image.height) != (self.width, self.height) {
                 return invalid(

@@ -5,6 +5,7 @@
 //! `make.py` in that folder has the same formula, and what the references make of the models.
 //!
 //! - `tiny`: everything that a configuration can say differs from SD 1.x, and all is small.
+//! - `inpaint`: `sd15` with a UNet of nine channels.
 //! - `sd15`, `sd21`, `sdxl`, `refiner`: the structures of SD 1.5, SD 2.1, SDXL and its refiner, narrow;
 //!   also available as single files of the original naming.
 //!
@@ -231,7 +232,7 @@ pub fn write_folder(model: &str, folder: &Path) {
 /// used.
 pub fn write_single_file(model: &str, file: &Path) {
     let (unet, clip, open_clip) = match model {
-        "sd15" => ("unet_sd1.tsv", Some("cond_stage_model.transformer"), None),
+        "sd15" | "inpaint" => ("unet_sd1.tsv", Some("cond_stage_model.transformer"), None),
         "sd21" => ("unet_sd2.tsv", None, Some(("text_encoder", "cond_stage_model.model"))),
         "sdxl" => (
             "unet_sdxl.tsv",

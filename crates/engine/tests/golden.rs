@@ -146,6 +146,56 @@ fn two_text_encoders_and_sizes_agree_on_the_structure_of_sdxl() {
     }
 }
 
+/// A UNet of nine channels, against diffusers: from noise alone, and a half of a picture; the other half
+/// stays to the bit.
+#[test]
+fn inpainting_models_see_mask_and_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let single_file = folder.path().join("model.safetensors");
+    write_folder("inpaint", &folder.path().join("model"));
+    write_single_file("inpaint", &single_file);
+    let golden = golden("networks/inpaint.safetensors");
+    let mask = (0..48 * 64).map(|i| if i % 48 >= 24 { 255 } else { 0 }).collect();
+    let image = formula(48, 64);
+    let init = InitImage { image: image.clone(), denoising_strength: 0.75, mask: Some(mask) };
+    for checkpoint in [folder.path().join("model"), single_file] {
+        let all = Request { steps: 5, sampler: sampler("euler"), ..request(&checkpoint) };
+        let half = Request { init: Some(init.clone()), ..all.clone() };
+        for (name, request) in [("all", all), ("half", half)] {
+            let output = generate(&mut engine(), &request).unwrap();
+            let apart = apart(&output.latents, &golden[&format!("latents.{name}")]);
+            println!("{apart:.1e} inpainting, {name}");
+            assert!(apart < TOLERANCE, "{name} of {checkpoint:?}: {apart:e}");
+            if name == "half" {
+                let rows = output.image.pixels.chunks(144).zip(image.pixels.chunks(144));
+                assert!(rows.clone().all(|(ours, kept)| ours[..72] == kept[..72]));
+                assert!(rows.clone().all(|(ours, kept)| ours[72..] != kept[72..]));
+            }
+        }
+    }
+}
+
+/// Any model repaints a part, as in A1111: the rest of the latents is the picture's.
+#[test]
+fn a_mask_keeps_what_it_does_not_cover() {
+    let image = formula(128, 128);
+    let plain = InitImage { image: image.clone(), denoising_strength: 0.6, mask: None };
+    let of = |mask: fn(usize) -> bool| {
+        let mask = (0..128 * 128).map(|i| if mask(i % 128) { 255 } else { 0 }).collect();
+        let init = Some(InitImage { mask: Some(mask), ..plain.clone() });
+        generate(&mut engine(), &Request { init, ..starter() }).unwrap()
+    };
+    let all = generate(&mut engine(), &Request { init: Some(plain.clone()), ..starter() }).unwrap();
+    let everything = of(|_| true);
+    assert!(apart(&everything.latents, &all.latents) < 1e-6);
+    let nothing = of(|_| false);
+    assert!(nothing.image == image);
+    let right = of(|x| x >= 64);
+    let left = |output: &engine::Output| output.latents.narrow(3, 0, 8).unwrap();
+    assert!(apart(&left(&right), &left(&nothing)) < 1e-5);
+    assert!(apart(&right.latents, &nothing.latents) > 0.1);
+}
+
 /// A1111 gives the steps from `switch_at` on to the refiner.
 #[test]
 fn a_refiner_takes_the_last_steps() {
@@ -173,6 +223,15 @@ fn a_refiner_takes_the_last_steps() {
     let wrong = Request { checkpoint: path("sd15"), ..refined(0.6) };
     let error = generate(&mut engine, &wrong).unwrap_err().to_string();
     assert!(error.contains("SDXL refiner") && error.contains("SD 1.x"), "{error}");
+}
+
+/// The formula of `picture` in make.py.
+fn formula(width: u32, height: u32) -> Image {
+    let pixels = (0..width * height).flat_map(|i| {
+        let (x, y) = (i % width, i / width);
+        [2 * x, 2 * y, 255 - x - y].map(|value| u8::try_from(value).unwrap())
+    });
+    Image { width, height, pixels: pixels.collect() }
 }
 
 // --- the starter -----------------------------------------------------------------------------
@@ -292,13 +351,8 @@ fn clip_skip_guidance_and_size_agree() {
 
 #[test]
 fn img2img_agrees_with_a1111() {
-    // The formula of `picture` in make.py.
-    let pixels = (0..128 * 128).flat_map(|i| {
-        let (x, y) = (i % 128, i / 128);
-        [2 * x, 2 * y, 255 - x - y].map(|value| u8::try_from(value).unwrap())
-    });
-    let image = Image { width: 128, height: 128, pixels: pixels.collect() };
-    let init = Some(InitImage { image, denoising_strength: 0.6 });
+    let image = formula(128, 128);
+    let init = Some(InitImage { image, denoising_strength: 0.6, mask: None });
 
     compare_case("img2img", &Request { init: init.clone(), ..starter() });
     let sde = Request { init, sampler: sampler("dpmpp_2m_sde"), ..starter() };

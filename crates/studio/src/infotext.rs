@@ -426,7 +426,7 @@ mod tests {
         assert_eq!(warnings, [""; 0]);
         (expected.noise, expected.prediction, expected.sizes) = (None, None, None);
         let init = expected.init.as_mut().expect("it has one");
-        (init.image, init.fit) = (None, params::InitFit::Crop);
+        (init.image, init.fit, init.mask) = (None, params::InitFit::Crop, None);
         let shorten = |file: &mut params::FileRef, known: usize| {
             file.sha256 = file.sha256.take().map(|hash| hash[..known].to_owned());
             file.data_sha256 = file.data_sha256.take().map(|hash| hash[..12].to_owned());

@@ -163,6 +163,9 @@ pub struct InitParams {
     /// How a picture of another shape is brought to this one's.
     #[serde(default)]
     pub fit: InitFit,
+    /// Another picture that says where it is repainted: where it is white.
+    #[serde(default)]
+    pub mask: Option<FileRef>,
 }
 
 /// How a first picture of another shape is brought to the picture's.
@@ -385,6 +388,7 @@ pub(crate) fn elaborate() -> GenerationParams {
             image: Some(file("cat.png", "7")),
             denoising_strength: 0.6,
             fit: InitFit::Fit,
+            mask: Some(file("mask.png", "b")),
         }),
         noise: Some(NoiseParams { file: file("noise.safetensors", "8"), index: 2 }),
     }

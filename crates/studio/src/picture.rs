@@ -127,6 +127,16 @@ pub fn cover(image: &RgbImage, width: u32, height: u32) -> engine::Image {
     engine::Image { width, height, pixels: pixels.into_raw() }
 }
 
+/// The brightness of each pixel, as ITU-R BT.601 weighs its colors.
+#[must_use]
+pub(crate) fn brightness(image: &engine::Image) -> Vec<u8> {
+    let pixels = image.pixels.chunks(3);
+    // The weights add up to 256.
+    pixels
+        .map(|c| ((u32::from(c[0]) * 77 + u32::from(c[1]) * 150 + u32::from(c[2]) * 29) >> 8) as u8)
+        .collect()
+}
+
 /// Scales a picture (Lanczos) until it just fits into `width × height`, and fills what is left with the
 /// mean color of its edges.
 #[must_use]

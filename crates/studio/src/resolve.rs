@@ -128,18 +128,29 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
         warnings.extend(found.warning);
         request.noise = Some(read_noise(&found.path, noise)?);
     }
-    if let Some(InitParams { image: Some(image), denoising_strength, fit }) = &mut params.init {
+    if let Some(InitParams { image: Some(image), denoising_strength, fit, mask }) = &mut params.init
+    {
         let found = library.find_file(image)?;
         *image = found.reference;
         warnings.extend(found.warning);
-        let pixels = picture::open(&found.path)?;
-        request.init = Some(InitImage {
-            image: match fit {
+        let scaled = |path: &Path| -> Result<engine::Image> {
+            let pixels = picture::open(path)?;
+            Ok(match fit {
                 InitFit::Crop => picture::cover(&pixels, params.width, params.height),
                 InitFit::Fit => picture::contain(&pixels, params.width, params.height),
-            },
-            denoising_strength: *denoising_strength,
-        });
+            })
+        };
+        let image = scaled(&found.path)?;
+        let mask = match mask {
+            Some(mask) => {
+                let found = library.find_file(mask)?;
+                *mask = found.reference;
+                warnings.extend(found.warning);
+                Some(picture::brightness(&scaled(&found.path)?))
+            }
+            None => None,
+        };
+        request.init = Some(InitImage { image, denoising_strength: *denoising_strength, mask });
     } else if params.init.take().is_some() {
         warnings.push(
             "the recipe started from a picture that it does not name; without it, the picture will \
@@ -369,6 +380,7 @@ mod tests {
                 image: Some(FileRef::named("/nonexistent.png")),
                 denoising_strength: 0.5,
                 fit: InitFit::Crop,
+                mask: None,
             });
             let error = resolve(&GenerationParams { init, ..wrong }, &library()).unwrap_err();
             assert_eq!(error.code(), Code::InvalidParams { field }, "{error}");
@@ -381,7 +393,8 @@ mod tests {
         let path = folder.path().join("cat.png");
         image::RgbImage::from_pixel(40, 20, image::Rgb([9, 8, 7])).save(&path).unwrap();
         let image = Some(FileRef::named(path.to_str().unwrap()));
-        let init = Some(InitParams { image, denoising_strength: 0.5, fit: InitFit::Crop });
+        let init =
+            Some(InitParams { image, denoising_strength: 0.5, fit: InitFit::Crop, mask: None });
         let resolved = resolve(&GenerationParams { init, ..params() }, &library()).unwrap();
         let init = resolved.request.init.unwrap();
         assert_eq!((init.image.width, init.image.height), (128, 128));
@@ -390,7 +403,12 @@ mod tests {
         assert_eq!((named.name.as_str(), named.sha256.unwrap().len()), ("cat.png", 64));
 
         // Another program's recipe does not say which picture it was.
-        let init = Some(InitParams { image: None, denoising_strength: 0.5, fit: InitFit::Crop });
+        let init = Some(InitParams {
+            image: None,
+            denoising_strength: 0.5,
+            fit: InitFit::Crop,
+            mask: None,
+        });
         let resolved = resolve(&GenerationParams { init, ..params() }, &library()).unwrap();
         assert!(resolved.request.init.is_none() && resolved.params.init.is_none());
         assert_eq!(resolved.warnings.len(), 1);

@@ -8,6 +8,7 @@ of ../../fixtures/keymaps, which name exactly these tensors); narrow.
 activation and padding, velocities.
 `sdxl`, `refiner`: the same for SDXL and its refiner: two text encoders or the second alone, all depths
 of transformers, pooled prompts with sizes.
+`inpaint`: sd15 with a UNet that takes a mask and what it leaves of a picture; whole pictures only.
 
 Weights are not stored. Each value is a function of its tensor's name and its index (`fill`), made
 again by the tests; inputs too. Beside the configurations each folder has `tensors.json`, the names
@@ -23,6 +24,8 @@ and shapes per network. `<model>.safetensors` holds the networks' answers, all f
     vae.picture             decoded from latents (1, 4, 3, 5)
     latents.<sampler>.<schedule>   the end of a whole generation: "a fox", 48 x 64 pixels, guidance 3,
                             seed 3; for tiny all pairs with 20 steps, for the others a few with 5
+    latents.all, latents.half   for `inpaint`: everything painted from noise, and the right half of a
+                            picture (x, y -> 2 x, 2 y, 255 - x - y) at denoising strength 0.75
     latents.refined         with `refiner` for the last two of the five steps (in sdxl)
     latents.told            the same with a negative prompt and the sizes TOLD (SDXL: without a negative
                             prompt its conditioning is zero)
@@ -118,6 +121,8 @@ MODELS["refiner"] = {
     "text_encoder_2": MODELS["sdxl"]["text_encoder_2"],
     "scheduler": MODELS["sdxl"]["scheduler"],
 }
+# SD 1.5 with nine channels, for inpainting.
+MODELS["inpaint"] = {**MODELS["sd15"], "unet": {**MODELS["sd15"]["unet"], "in_channels": 9}}
 COMPONENTS = {
     "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
     "text_encoder": ["transformers", "CLIPTextModel"],
@@ -355,6 +360,25 @@ def answers(model):
     return out
 
 
+def inpainted(model):
+    """All of a picture, and its right half, as diffusers' pipeline asks the UNet for it."""
+    cond, uncond = (reference.encode_chunks(model, [chunk_of(model.text_encoder, ids)])
+                    for ids in (SD15_PROMPT, []))
+    x, y = torch.arange(48)[None, :], torch.arange(64)[:, None]
+    picture = torch.stack([2 * x + 0 * y, 2 * y + 0 * x, 255 - x - y], -1).to(torch.uint8)
+    right = (x + 0 * y >= 24)
+    common = {"guidance": 3.0, "seed": 3, "steps": 5, "width": 48, "height": 64, "sampler": "euler"}
+    out = {}
+    for name, repainted, init in (("all", right | True, None), ("half", right, picture)):
+        left = (picture.permute(2, 0, 1)[None] / 255 * 2 - 1) * ~repainted
+        left = model.vae.encode(left).latent_dist.mean * model.vae.config.scaling_factor
+        mask = repainted[::8, ::8][None, None].float()
+        beside = torch.cat([mask, left], 1)
+        start = {} if init is None else {"init": reference.encode_picture(model, init), "denoise": 0.75}
+        out[f"latents.{name}"] = reference.sample(model, cond, uncond, beside=beside, **start, **common)
+    return out
+
+
 def refined(model, other):
     """Three steps of SDXL, two of its refiner."""
     def conditioning(model, text_ids):
@@ -410,6 +434,10 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as target:
             with_weights(HERE / name, Path(target))
             loaded = reference.Model(target)
+        if name == "inpaint":
+            save_file({key: value.contiguous() for key, value in inpainted(loaded).items()},
+                      HERE / f"{name}.safetensors")
+            continue
         out = answers(loaded)
         if name == "sdxl":
             with tempfile.TemporaryDirectory() as target:

@@ -348,11 +348,12 @@ def wrapper(model, guided):
     return kinds[model.prediction](guided, model.alphas_cumprod, quantize=False)
 
 
-def guided_unet(model, cond, uncond, guidance, added=None):
+def guided_unet(model, cond, uncond, guidance, added=None, beside=None):
     """The UNet's prediction under classifier-free guidance: both halves in one batch.
 
     Estimates are linear in predictions, so guiding these is guiding the estimates. `added` are SDXL's
     pooled vectors and sizes, `{"text_embeds": (2, n), "time_ids": (2, k)}`, the negative prompt first.
+    `beside` is what a UNet for inpainting takes behind the latents: mask and masked latents, (1, 5, h, w).
     """
     # Repeated keys leave attention unchanged, so prompts of different length share a batch.
     length = math.lcm(cond.shape[1], uncond.shape[1])
@@ -360,6 +361,8 @@ def guided_unet(model, cond, uncond, guidance, added=None):
 
     def predict(x, t):
         t = torch.as_tensor(t).reshape(-1)[:1].expand(2)
+        if beside is not None:
+            x = torch.cat([x, beside], 1)
         without, with_prompt = model.unet(
             torch.cat([x, x]), t, context, added_cond_kwargs=added).sample.chunk(2)
         return without + guidance * (with_prompt - without)
@@ -380,7 +383,8 @@ def sigmas_of(model, sampler, schedule, steps):
 
 
 def sample(model, cond, uncond, *, sampler, schedule="karras", steps=20, guidance=4.0, seed=7,
-           width=128, height=128, init=None, denoise=1.0, noise=None, added=None, refiner=None):
+           width=128, height=128, init=None, denoise=1.0, noise=None, added=None, refiner=None,
+           beside=None):
     """The latents after the last step, `(1, 4, height / 8, width / 8)`.
 
     `init` are the latents of a picture: img2img by A1111's rules, which run the last
@@ -391,7 +395,7 @@ def sample(model, cond, uncond, *, sampler, schedule="karras", steps=20, guidanc
     torch.manual_seed(seed)
     drawn = torch.randn(1, 4, height // 8, width // 8)
     x = (drawn if noise is None else noise).to(model.dtype)
-    guided = base = guided_unet(model, cond, uncond, guidance, added)
+    guided = base = guided_unet(model, cond, uncond, guidance, added, beside)
 
     if sampler in OWN_SCHEDULE:
         assert init is None

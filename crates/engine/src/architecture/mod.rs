@@ -118,13 +118,21 @@ pub fn loads(family: &str) -> bool {
     ARCHITECTURES.iter().any(|architecture| family.starts_with(architecture.name))
 }
 
-/// Whether a UNet takes latents alone, and no class or pooled text embedding: SD 1.x or 2.x, by the form
-/// of its transformers' first layer.
+/// The channels that a UNet may take: latents; latents with a mask and what it leaves of a picture.
+pub(crate) const INPUTS: [usize; 2] = [4, 9];
+
+/// Whether a UNet takes what is made here for it.
+fn takes_latents(modules: &Modules) -> bool {
+    let inputs = modules.get("unet.conv_in").and_then(|shape| shape.get(1));
+    inputs.is_some_and(|inputs| INPUTS.contains(inputs))
+}
+
+/// Whether a UNet takes latents, and no class or pooled text embedding: SD 1.x or 2.x, by the form of its
+/// transformers' first layer.
 fn is_plain(modules: &Modules, proj_in_dimensions: usize) -> bool {
-    let four_inputs = modules.get("unet.conv_in").is_some_and(|shape| shape.get(1) == Some(&4));
     let mut projections =
         modules.iter().filter(|(name, _)| name.starts_with("unet.") && name.ends_with(".proj_in"));
-    four_inputs
+    takes_latents(modules)
         && !modules.contains_key("unet.add_embedding.linear_1")
         && !modules.contains_key("unet.class_embedding.linear_1")
         && projections.next().is_some_and(|(_, shape)| shape.len() == proj_in_dimensions)
@@ -132,8 +140,7 @@ fn is_plain(modules: &Modules, proj_in_dimensions: usize) -> bool {
 
 /// Whether a UNet takes latents, and beside the time a pooled text embedding with sizes: SDXL's kind.
 fn is_pooled(modules: &Modules) -> bool {
-    let four_inputs = modules.get("unet.conv_in").is_some_and(|shape| shape.get(1) == Some(&4));
-    four_inputs && modules.contains_key("unet.add_embedding.linear_1")
+    takes_latents(modules) && modules.contains_key("unet.add_embedding.linear_1")
 }
 
 /// The architecture of a UNet, or the name of what it is instead.
@@ -147,7 +154,6 @@ pub(crate) fn recognize(modules: &Modules) -> Result<&'static Architecture, &'st
         Some(4) if modules.contains_key("unet.class_embedding.linear_1") => {
             "an SD 2.x unCLIP model"
         }
-        Some(9) => "an inpainting model (its UNet takes 9 channels)",
         Some(8) => "an InstructPix2Pix model (its UNet takes 8 channels)",
         Some(5) => "an SD 2.x depth model (its UNet takes 5 channels)",
         Some(7) => "an upscaler (its UNet takes 7 channels)",

@@ -563,7 +563,10 @@ fn predicted(tensors: &Tensors) -> Result<Prediction> {
         return Ok(Prediction::V);
     }
     const TRACE: &str = "unet.up_blocks.3.attentions.2.transformer_blocks.0.norm1";
-    let is_sd2 = architecture::recognize(&tensors.modules()).is_ok_and(|found| found.id == "sd2");
+    let modules = tensors.modules();
+    // Those for inpainting were all trained on noise.
+    let is_sd2 = architecture::recognize(&modules).is_ok_and(|found| found.id == "sd2")
+        && modules.get("unet.conv_in").is_some_and(|shape| shape.get(1) == Some(&4));
     let Some((file, source)) = tensors.sources.get(&format!("{TRACE}.bias")).filter(|_| is_sd2)
     else {
         return Ok(Prediction::Epsilon);

@@ -5,7 +5,7 @@
 
 use crate::{
     Precision, Result,
-    architecture::Heads,
+    architecture::{Heads, INPUTS},
     model::{
         layers::Scope,
         resnet::Resnet,
@@ -79,7 +79,8 @@ impl UNet {
     /// Builds the network from the layers below `at`, for a prompt of `context` channels.
     pub(crate) fn new(at: &Scope<'_>, context: usize, config: UNetConfig) -> Result<UNet> {
         let UNetConfig { heads, groups, eps, size_width } = config;
-        let conv_in = at.conv3("conv_in", 4, 1, 1)?;
+        let inputs = at.inputs("conv_in").filter(|inputs| INPUTS.contains(inputs));
+        let conv_in = at.conv3("conv_in", inputs.unwrap_or(INPUTS[0]), 1, 1)?;
         let mut channels = conv_in.weights.outputs();
         at.require(channels.is_multiple_of(2), "conv_in", "an even number of outputs")?;
         let time1 = at.linear("time_embedding.linear_1", channels)?;
@@ -177,6 +178,11 @@ impl UNet {
         })
     }
 
+    /// Channels that it takes: 4, or 9 if it was made for inpainting.
+    pub(crate) fn inputs(&self) -> usize {
+        self.conv_in.weights.inputs()
+    }
+
     /// How many sizes stand behind a pooled prompt of this width; `None` if the network takes no pooled
     /// prompt, or one of another width.
     pub(crate) fn sizes(&self, pooled: usize) -> Option<usize> {
@@ -219,7 +225,8 @@ impl UNet {
 
     /// One evaluation.
     ///
-    /// * `x`: scaled latents, `(B, H, W, 4)`
+    /// * `x`: scaled latents, `(B, H, W, 4)`; for inpainting with a mask and the latents of what it leaves
+    ///   behind them, `(B, H, W, 9)`
     /// * `timestep`: `0..1000`, fractional, the same for the whole batch
     /// * `prompts`: as [read](UNet::read), as many as there are latents
     /// * returns `(B, H, W, 4)`

@@ -65,7 +65,11 @@ denoising_strength: number,
 /**
  * How a picture of another shape is brought to this one's.
  */
-fit: InitFit, };
+fit: InitFit, 
+/**
+ * Another picture that says where it is repainted: where it is white.
+ */
+mask: FileRef | null, };
 
 /**
  * How a first picture of another shape is brought to the picture's.

@@ -60,6 +60,8 @@ export interface Init {
 	picture: InputPicture | null;
 	denoising_strength: number;
 	fit: InitFit;
+	/** Where it is repainted; a recipe of the command line may have one. */
+	mask: FileRef | null;
 }
 
 /** All that Undo goes back over, and what a session and a saved stack hold. */
@@ -167,7 +169,8 @@ export class Generation {
 			init: init && {
 				image: init.image,
 				denoising_strength: init.denoising_strength,
-				fit: init.fit
+				fit: init.fit,
+				mask: init.mask
 			}
 		};
 	}
@@ -332,7 +335,8 @@ export class Generation {
 				image: picture.file,
 				picture,
 				denoising_strength: document.init?.denoising_strength ?? 0.6,
-				fit: document.init?.fit ?? 'crop'
+				fit: document.init?.fit ?? 'crop',
+				mask: null
 			};
 		});
 	}
