@@ -243,11 +243,12 @@ step('files that cannot be used get a sentence each, and the program goes on', a
 	assert.deepEqual(await layers(), before);
 });
 
-step('an adapter for another family is kept in the library, with the reason', async () => {
+step('an adapter for another family stays out of the picture, with the reason', async () => {
 	const before = await layers();
 	await drop([await writeXlAdapter(join(folder, 'desktop', 'large brush.safetensors'))]);
-	assert.match(await page.text(id('drop-results')), /large brush[^]*for SDXL[^]*SD 1\.x/);
-	await closeResults();
+	assert.match(await page.text(layer('large brush')), /Made for SDXL\. The ground is SD 1\.x/);
+	await page.click(`${layer('large brush')} [aria-label^="Remove "]`);
+	await page.gone(layer('large brush'));
 	assert.deepEqual(await layers(), before);
 	assert.ok(existsSync(join(data, 'models/adapters/large brush.safetensors')));
 });
