@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let request = Request {
         checkpoint: model.into(),
         vae: None,
+        preview_decoders: Vec::new(),
         prediction: None,
         adapters: Vec::new(),
         prompt: "a fox on a light blue background".into(),

@@ -213,8 +213,7 @@ fn paint(
         },
     };
     let guided = Masked { inner: guided, kept: init.zip(mask) };
-    let colors = loaded.checkpoint.architecture.colors;
-    let mut denoiser = Watched::new(guided, colors, watch, sampler, sigmas)?;
+    let mut denoiser = Watched::new(guided, loaded.look(request), watch, sampler, sigmas)?;
     let latents = (sampler.run)(&mut denoiser, latents, sigmas, &mut noise)?;
     drop(denoiser);
     // Makes room for the decoder's maps. What is given up costs the next picture a twentieth of a step.

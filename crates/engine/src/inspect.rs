@@ -599,6 +599,10 @@ fn describe_component(name: &str, modules: &Modules) -> (bool, String) {
     let size =
         |module: &str, axis: usize| -> Option<usize> { modules.get(module)?.get(axis).copied() };
     if name == "VAE" {
+        if let Some(&[_, channels, _, _]) = modules.get("vae.decoder.layers.0").map(Vec::as_slice) {
+            let what = format!("TAESD, a small VAE with {channels} latent channels");
+            return (channels == 4, what);
+        }
         return match (modules.get("vae.decoder.conv_in").map(Vec::as_slice), ()) {
             (Some(&[_, 4, _, _]), ()) => {
                 (true, "a VAE with 4 latent channels, as SD 1.x, SD 2.x and SDXL have".into())

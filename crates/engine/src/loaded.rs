@@ -24,6 +24,7 @@ use crate::{
         vae::{Decoder, Encoder},
     },
     ops::Map,
+    preview::Look,
     text::{
         self, Vocabulary,
         embedding::{Embedding, Place},
@@ -49,6 +50,8 @@ pub(crate) struct Loaded {
     /// VAE weights. They have no adapters, and may be in another precision than the rest.
     vae_weights: PatchedWeights,
     networks: Option<Networks>,
+    /// TAESD for previews, with its file and the precision that it works in.
+    preview: Option<(PathBuf, Decoder, Precision)>,
     /// The last conditioning, and all that it was made of.
     conditioning: Option<(Words, Conditioning)>,
 }
@@ -136,6 +139,7 @@ impl Loaded {
             weights: PatchedWeights::default(),
             vae_weights: PatchedWeights::default(),
             networks: None,
+            preview: None,
             conditioning: None,
         })
     }
@@ -204,7 +208,46 @@ impl Loaded {
             self.adapters.stack(&request.adapters, &self.modules, &name, architecture)?;
         let words = Words::new(request, self.embeddings(request, warnings)?, &stack);
         self.patch(&stack, &words, request, opened, watch)?;
+        if let Err(error) = self.prepare_preview(request) {
+            warnings.push(format!("previews are rough: {error}"));
+        }
         Ok((words, report))
+    }
+
+    /// Loads the TAESD of a request that is for latents of this kind, if it is not there yet.
+    fn prepare_preview(&mut self, request: &Request) -> Result<()> {
+        let architecture = self.checkpoint.architecture;
+        let wanted = request.preview_decoders.iter().find(|path| {
+            // Nothing but their names tells them apart: "taesd", "taesdxl".
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+            name.contains("xl") == (architecture.native_size)(self.checkpoint.prediction).ge(&1024)
+        });
+        let precision = request.precision;
+        let current = self.preview.as_ref().map(|(path, _, of)| (path, *of));
+        if current == wanted.map(|path| (path, precision)) {
+            return Ok(());
+        }
+        self.preview = None;
+        if let Some(path) = wanted {
+            let (tensors, config) = open_vae(path, architecture)?;
+            let weights = weights_of_vae(&tensors, false, precision)?;
+            let decoder = Decoder::new(&weights.layers().scope("vae"), config.groups)?;
+            self.preview = Some((path.clone(), decoder, precision));
+        }
+        Ok(())
+    }
+
+    /// What the latents are looked at with while they form.
+    pub(crate) fn look(&self, request: &Request) -> Look<'_> {
+        let decoder = self.preview.as_ref().map(|(_, decoder, precision)| (decoder, *precision));
+        // Where memory is short, a rough preview will do.
+        let pixels = u64::from(request.width) * u64::from(request.height);
+        let fits = |decoder: &Decoder| {
+            device::available_memory()
+                .is_none_or(|available| decoder.peak_bytes(pixels) < available / 2)
+        };
+        let decoder = decoder.filter(|(decoder, _)| fits(decoder));
+        Look { colors: self.checkpoint.architecture.colors, decoder }
     }
 
     /// Reads the embeddings of a request. Those for other text encoders are left out, with a warning.
@@ -552,7 +595,7 @@ impl Loaded {
     ) -> Result<Option<Tensor>> {
         let row = 8 * width * 3;
         let axes = (height, width);
-        // Of the eight channels the first four are the mean.
+        // The first four channels are the mean.
         let mut blend = Blend::new(height, width, 4);
         for down in tile::spans(height, side) {
             for across in tile::spans(width, side) {
@@ -563,9 +606,10 @@ impl Loaded {
                 let (height, width) = (8 * down.len(), 8 * across.len());
                 let size = Size { batch: 1, height, width, channels: 3 };
                 let moments = encoder.forward(Map::new(pixels, size, precision)).into_tokens();
+                let channels = moments.channels();
                 let moments = moments.values();
                 let mean: Vec<f32> =
-                    moments.chunks(8).flat_map(|place| &place[..4]).copied().collect();
+                    moments.chunks(channels).flat_map(|place| &place[..4]).copied().collect();
                 let fades = tile::fades((&down, &across), axes, side, 1);
                 blend.add((down.start, across.start), &mean, &fades.0, &fades.1);
             }
@@ -640,10 +684,7 @@ impl Loaded {
         Ok(Some(Image {
             width: 8 * width as u32,
             height: 8 * height as u32,
-            pixels: values
-                .into_iter()
-                .map(|value| ((value * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8)
-                .collect(),
+            pixels: values.into_iter().map(to_byte).collect(),
         }))
     }
 
@@ -669,20 +710,18 @@ impl Loaded {
     }
 
     fn vae_in_f32(&self, encoder: bool) -> Result<PatchedWeights> {
-        let tensors = self.vae_tensors();
-        let mut weights = PatchedWeights::default();
-        let wanted = vae_modules(tensors, encoder).into_iter();
-        let outdated = weights.outdated(wanted, &[], Precision::F32);
-        let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
-        let mut tally = Tally::new(Phase::Decode, outdated.len(), &mut watch)?;
-        weights.make(tensors, &[], outdated, &mut tally)?;
-        Ok(weights)
+        weights_of_vae(self.vae_tensors(), encoder, Precision::F32)
     }
 }
 
 /// A color as the VAE takes it, -1 to 1.
 fn from_byte(color: u8) -> f32 {
     f32::from(color) / 127.5 - 1.0
+}
+
+/// A color as the VAE makes it, -1 to 1, as a byte.
+pub(crate) fn to_byte(color: f32) -> u8 {
+    ((color * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8
 }
 
 /// Whether a mask says that a pixel is repainted.
@@ -716,6 +755,20 @@ fn place_of(component: Component) -> Place {
         Component::TextEncoder2 => Place::Second,
         _ => Place::First,
     }
+}
+
+/// The weights of a VAE's decoder, and of its encoder where that is needed.
+fn weights_of_vae(
+    tensors: &Tensors,
+    encoder: bool,
+    precision: Precision,
+) -> Result<PatchedWeights> {
+    let mut weights = PatchedWeights::default();
+    let outdated = weights.outdated(vae_modules(tensors, encoder).into_iter(), &[], precision);
+    let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
+    let mut tally = Tally::new(Phase::Decode, outdated.len(), &mut watch)?;
+    weights.make(tensors, &[], outdated, &mut tally)?;
+    Ok(weights)
 }
 
 /// The VAE's modules: those of its decoder, and those of its encoder where they are needed.

@@ -215,6 +215,11 @@ impl Tokens {
         Map { size, data: self.data }
     }
 
+    /// Numbers of a token.
+    pub(crate) fn channels(&self) -> usize {
+        self.channels
+    }
+
     /// How the numbers are stored.
     pub(crate) fn precision(&self) -> Precision {
         match &*self.data {
@@ -256,12 +261,16 @@ pub(crate) enum Role {
     Table,
 }
 
+/// TAESD's layers behind a doubling, which have nothing but their numbers.
+const TINY_UPSAMPLERS: [&str; 3] =
+    ["vae.decoder.layers.6", "vae.decoder.layers.11", "vae.decoder.layers.16"];
+
 impl Role {
     /// The role of a module, by its canonical name.
     pub(crate) fn of(module: &str) -> Role {
         if module.ends_with("_embedding") {
             Role::Table
-        } else if module.contains(".upsamplers.") {
+        } else if module.contains(".upsamplers.") || TINY_UPSAMPLERS.contains(&module) {
             Role::Doubling
         } else {
             Role::Layer
@@ -561,6 +570,19 @@ pub(crate) fn conv_doubled(layer: &Conv, x: &Map, height: usize, width: usize) -
     let to = Size { height, width, ..x.size };
     let data = map_buffer!(x.data, |values| run(layer, values, x.size, to));
     Map { size: Size { channels: layer.weights.outputs(), ..to }, data }
+}
+
+/// A function of each number.
+pub(crate) fn each(x: &Map, f: impl Fn(f32) -> f32 + Sync) -> Map {
+    fn run<T: Stored>(x: &[T], f: impl Fn(f32) -> f32 + Sync) -> Values<T> {
+        const PART: usize = 1 << 14;
+        let mut out = Values::zeros(x.len());
+        out.par_chunks_mut(PART).zip(x.par_chunks(PART)).for_each(|(out, x)| {
+            out.iter_mut().zip(x).for_each(|(out, x)| *out = T::from_f32(f(x.to_f32())));
+        });
+        out
+    }
+    Map { size: x.size, data: map_buffer!(x.data, |x| run(x, &f)) }
 }
 
 /// A map with a border.

@@ -2,11 +2,15 @@
 
 use candle_core::Tensor;
 
-use crate::{Error, Image, Result};
+use crate::{
+    Error, Image, Precision, Result,
+    loaded::{map_of, to_byte},
+    model::vae::Decoder,
+};
 
 /// What latents look like: a linear fit of a VAE's decoder.
 #[derive(Debug)]
-pub struct Colors {
+pub(crate) struct Colors {
     /// Red, green and blue of each latent channel, -1 to 1.
     factors: [[f32; 3]; 4],
     /// What is added to each color.
@@ -24,6 +28,10 @@ pub(crate) static SD: Colors = Colors {
     bias: [0.0; 3],
 };
 
+/// Without TAESD, for SD 1.x and 2.x.
+#[cfg(test)]
+pub(crate) const PLAIN: Look<'static> = Look { colors: &SD, decoder: None };
+
 /// SDXL: the factors that ComfyUI uses.
 pub(crate) static SDXL: Colors = Colors {
     factors: [
@@ -40,16 +48,36 @@ pub(crate) static SDXL: Colors = Colors {
 pub struct Estimate<'a> {
     /// `(1, 4, h, w)`, of unit variance.
     pub latents: &'a Tensor,
+    pub(crate) look: Look<'a>,
+}
+
+/// What there is to look at latents with.
+#[derive(Debug, Clone, Copy)]
+pub struct Look<'a> {
     pub(crate) colors: &'static Colors,
+    /// TAESD, with the precision that it works in.
+    pub(crate) decoder: Option<(&'a Decoder, Precision)>,
 }
 
 impl Estimate<'_> {
-    /// A small picture, one pixel for each place of the latents: `h × w`.
+    /// A picture of the size that TAESD makes, if there is one; else a small one, one pixel for each place
+    /// of the latents: `h × w`.
     ///
     /// # Errors
     /// Fails if the latents have another shape.
     pub fn preview(&self) -> Result<Image> {
-        preview(self.latents, self.colors)
+        match self.look.decoder {
+            Some((decoder, precision)) => {
+                let picture = decoder.forward(map_of(self.latents, 1, precision)?);
+                let size = picture.size();
+                Ok(Image {
+                    width: size.width as u32,
+                    height: size.height as u32,
+                    pixels: picture.into_tokens().values().iter().map(|&c| to_byte(c)).collect(),
+                })
+            }
+            None => preview(self.latents, self.look.colors),
+        }
     }
 }
 
@@ -72,7 +100,7 @@ fn preview(latents: &Tensor, colors: &Colors) -> Result<Image> {
                     *color += value * factor;
                 }
             }
-            color.map(|value| ((value * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round() as u8)
+            color.map(to_byte)
         })
         .collect();
     Ok(Image { width: width as u32, height: height as u32, pixels })

@@ -20,6 +20,9 @@ pub struct Request {
     pub checkpoint: PathBuf,
     /// A VAE to use instead of the checkpoint's own, in either layout.
     pub vae: Option<PathBuf>,
+    /// TAESD files: where one is of the base model's latents, [previews](Estimate::preview) are made with
+    /// it. The picture does not depend on them.
+    pub preview_decoders: Vec<PathBuf>,
     /// What the UNet predicts, where the checkpoint does not say it or says it wrongly.
     pub prediction: Option<Prediction>,
     /// The stack. Its order changes nothing.

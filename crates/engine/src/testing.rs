@@ -5,6 +5,7 @@
 //! `make.py` in that folder has the same formula, and what the references make of the models.
 //!
 //! - `tiny`: everything that a configuration can say differs from SD 1.x, and all is small.
+//! - `taesd`: TAESD alone.
 //! - `inpaint`: `sd15` with a UNet of nine channels.
 //! - `sd15`, `sd21`, `sdxl`, `refiner`: the structures of SD 1.5, SD 2.1, SDXL and its refiner, narrow;
 //!   also available as single files of the original naming.
@@ -57,6 +58,7 @@ pub fn request(checkpoint: &Path) -> Request {
     Request {
         checkpoint: checkpoint.to_owned(),
         vae: None,
+        preview_decoders: Vec::new(),
         prediction: None,
         adapters: Vec::new(),
         prompt: "a fox".to_owned(),

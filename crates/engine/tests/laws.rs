@@ -220,6 +220,51 @@ fn base_models_stay_loaded_within_a_budget() {
     assert!(loads(engine, "model") && loads(engine, "second") && !loads(engine, "second"));
 }
 
+/// TAESD as a VAE, in diffusers' names and in its author's numbers; and as a look at the latents, of which no
+/// pixel depends.
+#[test]
+fn taesd_decodes_and_previews() {
+    let mut studio = Studio::new();
+    let diffusers = studio.file("taesd.safetensors");
+    let (decoder, encoder) =
+        (studio.file("taesd_decoder.safetensors"), studio.file("e.safetensors"));
+    let mut all = HashMap::new();
+    let (mut decodes, mut encodes) = (HashMap::new(), HashMap::new());
+    for (name, tensor) in tensors("taesd") {
+        let name = name.strip_prefix("vae.").unwrap();
+        all.insert(name.to_owned(), tensor.clone());
+        let (half, rest) = name.split_once(".layers.").unwrap();
+        let (number, rest) = rest.split_once('.').unwrap();
+        let number: usize = number.parse().unwrap();
+        match half {
+            "decoder" => decodes.insert(format!("{}.{rest}", number + 1), tensor),
+            _ => encodes.insert(format!("{number}.{rest}"), tensor),
+        };
+    }
+    write(&all, &diffusers);
+    write(&decodes, &decoder);
+    write(&encodes, &encoder);
+    let plain = studio.stack(&[]);
+    let with = |vae: &Path| Request { vae: Some(vae.to_owned()), ..plain.clone() };
+    let tiny = studio.bits(&with(&diffusers));
+    assert!(tiny == studio.bits(&with(&decoder)), "in its author's numbers");
+    let own = studio.bits(&plain);
+    assert!(tiny.0 == own.0 && tiny.2 != own.2, "the same latents, another picture");
+    let error = generate(&mut studio.engine, &with(&encoder)).unwrap_err().to_string();
+    assert!(error.contains("without a VAE's decoder"), "{error}");
+
+    let request = Request { preview_decoders: vec![diffusers], ..plain };
+    let mut sizes = Vec::new();
+    let mut watch = |progress: Progress<'_>| {
+        let preview = progress.denoised.map(|estimate| estimate.preview().unwrap());
+        sizes.extend(preview.map(|image| (image.width, image.height)));
+        ControlFlow::Continue(())
+    };
+    let output = studio.engine.generate(&request, &mut watch).unwrap();
+    assert!(bits(&output) == own);
+    assert_eq!(sizes, [(48, 64); 2]);
+}
+
 /// An embedding whose vectors are those of a word says what the word says, in each text encoder; one for
 /// other text encoders is left out, with a warning.
 #[test]

@@ -196,6 +196,20 @@ impl Library {
         Ok(params)
     }
 
+    /// TAESD files, for previews: those that are called so.
+    #[must_use]
+    pub fn preview_decoders(&self) -> Vec<PathBuf> {
+        let is_one = |entry: &&Entry| {
+            let name = entry.name.to_lowercase();
+            name.starts_with("taesd") && !name.contains("encoder")
+        };
+        let found = self.entries.iter().filter(is_one);
+        found
+            .filter(|entry| entry.kind() == Some(Kind::Vae))
+            .map(|entry| entry.path.clone())
+            .collect()
+    }
+
     /// The embeddings whose names stand in a text, in whatever case, by name.
     #[must_use]
     pub fn embeddings_in(&self, text: &str) -> Vec<&Entry> {

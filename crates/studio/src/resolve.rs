@@ -100,6 +100,7 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
     let mut request = Request {
         checkpoint,
         vae,
+        preview_decoders: library.preview_decoders(),
         prediction: params.prediction.map(Into::into),
         adapters,
         prompt: params.prompt.clone(),

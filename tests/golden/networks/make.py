@@ -8,6 +8,7 @@ of ../../fixtures/keymaps, which name exactly these tensors); narrow.
 activation and padding, velocities.
 `sdxl`, `refiner`: the same for SDXL and its refiner: two text encoders or the second alone, all depths
 of transformers, pooled prompts with sizes.
+`taesd`: TAESD's own structure, which is one network only.
 `inpaint`: sd15 with a UNet that takes a mask and what it leaves of a picture; whole pictures only.
 
 Weights are not stored. Each value is a function of its tensor's name and its index (`fill`), made
@@ -22,6 +23,7 @@ and shapes per network. `<model>.safetensors` holds the networks' answers, all f
     sinusoid.<t>            the timestep embedding before the first layer
     vae.moments             mean and logarithm of the variance, for a picture (1, 3, 48, 32)
     vae.picture             decoded from latents (1, 4, 3, 5)
+    vae.latents             of TAESD, for the same picture as vae.moments
     latents.<sampler>.<schedule>   the end of a whole generation: "a fox", 48 x 64 pixels, guidance 3,
                             seed 3; for tiny all pairs with 20 steps, for the others a few with 5
     latents.all, latents.half   for `inpaint`: everything painted from noise, and the right half of a
@@ -41,7 +43,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -379,6 +381,24 @@ def inpainted(model):
     return out
 
 
+def tiny_vae():
+    """TAESD with weights of the formula: its listing and its answers."""
+    network = AutoencoderTiny().eval()
+    shapes = {f"vae.{name}": list(tensor.shape) for name, tensor in sorted(network.state_dict().items())}
+    write_json(HERE / "taesd" / "vae" / "config.json", {
+        "_class_name": "AutoencoderTiny", "act_fn": "relu", "latent_channels": 4, "scaling_factor": 1.0})
+    lines = [f'"{name}": {json.dumps(shape)}' for name, shape in shapes.items()]
+    (HERE / "taesd" / "tensors.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    network.load_state_dict({name.removeprefix("vae."): fill(name, shape)
+                             for name, shape in shapes.items()})
+    picture = given("picture", (1, 3, 48, 32)) / math.sqrt(3)
+    out = {"vae.latents": network.encode(picture).latents,
+           "vae.picture": network.decode(given("vae latents", (1, 4, 3, 5))).sample}
+    for name, tensor in out.items():
+        print(f"taesd {name}: {tuple(tensor.shape)}, {tensor.std():.3f}")
+    return out
+
+
 def refined(model, other):
     """Three steps of SDXL, two of its refiner."""
     def conditioning(model, text_ids):
@@ -428,7 +448,11 @@ def check(folder, model, out):
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or MODELS:
+    for name in sys.argv[1:] or [*MODELS, "taesd"]:
+        if name == "taesd":
+            save_file({key: value.contiguous() for key, value in tiny_vae().items()},
+                      HERE / f"{name}.safetensors")
+            continue
         model = MODELS[name]
         write_folder(HERE / name, model)
         with tempfile.TemporaryDirectory() as target:

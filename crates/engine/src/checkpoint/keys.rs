@@ -111,6 +111,10 @@ impl Component {
             Component::Vae if has("decoder.mid_block.") || has("encoder.mid_block.") => {
                 owned(DIFFUSERS_VAE)
             }
+            Component::Vae if has("decoder.layers.0.") || has("encoder.layers.0.") => {
+                owned(DIFFUSERS_TINY)
+            }
+            Component::Vae if has("3.conv.0.") && has("4.conv.0.") => tiny_rows(names, prefix),
             Component::TextEncoder
                 if has("text_model.embeddings.") || has("embeddings.token_embedding.") =>
             {
@@ -202,6 +206,10 @@ const DIFFUSERS_VAE: &[(&str, &str)] = &[
     ("quant_conv", "quant_conv"),
     ("post_quant_conv", "post_quant_conv"),
 ];
+
+/// What TAESD consists of in diffusers' names.
+const DIFFUSERS_TINY: &[(&str, &str)] =
+    &[("decoder.layers", "decoder.layers"), ("encoder.layers", "encoder.layers")];
 
 /// CLIP's text encoder. The first SD 1.x files, and newer transformers, leave out `text_model.`.
 const TEXT_ENCODER: &[(&str, &str)] = &[
@@ -688,6 +696,20 @@ pub(crate) fn original(canonical: &BTreeSet<&str>, text_encoders: &[TextEncoder]
         }
     }
     renames
+}
+
+/// Every pair (number, Diffusers prefix) of a half of TAESD as its author stores it: a file for each half,
+/// of numbered layers. The decoder begins with a layer without weights, which diffusers does not count.
+fn tiny_rows(names: &BTreeSet<&str>, prefix: &str) -> Vec<(String, String)> {
+    const LAYERS: usize = 20;
+    let decodes = !has_prefix(names, &format!("{prefix}0."));
+    (0..LAYERS)
+        .skip(usize::from(decodes))
+        .map(|i| match decodes {
+            true => (i.to_string(), format!("decoder.layers.{}", i - 1)),
+            false => (i.to_string(), format!("encoder.layers.{i}")),
+        })
+        .collect()
 }
 
 /// Every pair (OpenCLIP prefix, CLIP prefix) of the text encoder that starts with `prefix`.

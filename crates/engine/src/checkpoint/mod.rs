@@ -292,8 +292,15 @@ pub(crate) fn open_vae(
         tensors.add(vec![TensorFile::open(path)?], |names| keys::vae_file(names));
         Config::default()
     };
-    let latents = tensors.modules().get("vae.decoder.conv_in").and_then(|s| s.get(1)).copied();
-    match latents {
+    let modules = tensors.modules();
+    let inputs = |name| modules.get(name).and_then(|shape: &Vec<usize>| shape.get(1)).copied();
+    let tiny = inputs("vae.decoder.layers.0");
+    match tiny.or(inputs("vae.decoder.conv_in")) {
+        // Its latents are the UNet's, whatever the family.
+        Some(4) if tiny.is_some() => {
+            let config = VaeConfig { groups: 1, scaling_factor: 1.0, overflows_f16: false };
+            Ok((tensors, config))
+        }
         Some(4) => Ok((tensors, VaeConfig::read(&config, architecture)?)),
         other => Err(Error::WrongKind {
             path: path.to_owned(),

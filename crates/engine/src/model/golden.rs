@@ -232,6 +232,19 @@ fn sdxl_networks_agree_with_the_references() {
 }
 
 #[test]
+fn taesd_agrees_with_diffusers() {
+    let golden = golden("networks/taesd.safetensors");
+    let layers = layers(&Case { name: "taesd", ..SD15 }, "vae");
+    let picture = (given("picture", &[1, 3, 48, 32]) / 3f64.sqrt()).unwrap();
+    let encoder = Encoder::new(&layers.scope("vae"), 1).unwrap();
+    assert!(matches!(encoder, Encoder::Tiny(_)));
+    check("taesd latents", encoder.forward(map(&picture)).planes(), &golden["vae.latents"]);
+    let decoder = Decoder::new(&layers.scope("vae"), 1).unwrap();
+    let decoded = decoder.forward(map(&given("vae latents", &[1, 4, 3, 5]))).planes();
+    check("taesd picture", decoded, &golden["vae.picture"]);
+}
+
+#[test]
 fn sd21_networks_agree_with_the_references() {
     let golden = golden("networks/sd21.safetensors");
     text_encoder(&SD21, &golden);

@@ -11,6 +11,7 @@ mod golden;
 pub(crate) mod layers;
 pub(crate) mod resnet;
 pub(crate) mod tile;
+pub(crate) mod tiny;
 pub(crate) mod transformer;
 pub(crate) mod unet;
 pub(crate) mod vae;

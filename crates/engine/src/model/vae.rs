@@ -1,9 +1,13 @@
 //! The VAE: pictures to latents an eighth of their size, and back (Kingma & Welling, 2013; Rombach et
-//! al., 2022).
+//! al., 2022); or [TAESD](super::tiny) in its place.
 
 use crate::{
     Result,
-    model::{layers::Scope, resnet::Resnet},
+    model::{
+        layers::Scope,
+        resnet::Resnet,
+        tiny::{TinyDecoder, TinyEncoder},
+    },
     ops::{self, Conv, Linear, Map, Norm},
 };
 
@@ -12,7 +16,79 @@ const EPS: f32 = 1e-6;
 
 /// From latents to a picture.
 #[derive(Debug)]
-pub(crate) struct Decoder {
+pub(crate) enum Decoder {
+    /// The one that models are trained with.
+    Kl(Box<KlDecoder>),
+    /// TAESD.
+    Tiny(TinyDecoder),
+}
+
+/// From a picture to the latents' mean.
+#[derive(Debug)]
+pub(crate) enum Encoder {
+    /// The one that models are trained with.
+    Kl(Box<KlEncoder>),
+    /// TAESD.
+    Tiny(TinyEncoder),
+}
+
+impl Decoder {
+    /// From the layers below `at` (the whole VAE's place) with `groups` groups in its norms.
+    pub(crate) fn new(at: &Scope<'_>, groups: usize) -> Result<Decoder> {
+        Ok(match at.has("decoder.layers.0") {
+            true => Decoder::Tiny(TinyDecoder::new(at)?),
+            false => Decoder::Kl(Box::new(KlDecoder::new(at, groups)?)),
+        })
+    }
+
+    /// How many times larger the picture is than its latents.
+    pub(crate) fn scale(&self) -> usize {
+        match self {
+            Decoder::Kl(decoder) => decoder.scale(),
+            Decoder::Tiny(decoder) => decoder.scale(),
+        }
+    }
+
+    /// Roughly what decoding a picture of this many pixels takes at most, in bytes.
+    pub(crate) fn peak_bytes(&self, pixels: u64) -> u64 {
+        match self {
+            Decoder::Kl(decoder) => decoder.peak_bytes(pixels),
+            Decoder::Tiny(decoder) => decoder.peak_bytes(pixels),
+        }
+    }
+
+    /// * `latents`: divided by the scaling factor, `(B, H, W, 4)`
+    /// * returns `(B, 8 H, 8 W, 3)`, -1 to 1
+    pub(crate) fn forward(&self, latents: Map) -> Map {
+        match self {
+            Decoder::Kl(decoder) => decoder.forward(latents),
+            Decoder::Tiny(decoder) => decoder.forward(&latents),
+        }
+    }
+}
+
+impl Encoder {
+    /// From the layers below `at` (the whole VAE's place) with `groups` groups in its norms.
+    pub(crate) fn new(at: &Scope<'_>, groups: usize) -> Result<Encoder> {
+        Ok(match at.has("encoder.layers.0") {
+            true => Encoder::Tiny(TinyEncoder::new(at)?),
+            false => Encoder::Kl(Box::new(KlEncoder::new(at, groups)?)),
+        })
+    }
+
+    /// * `picture`: `(B, H, W, 3)`, -1 to 1
+    /// * returns the mean and maybe more channels behind it, `(B, H / 8, W / 8, 4 or 8)`
+    pub(crate) fn forward(&self, picture: Map) -> Map {
+        match self {
+            Encoder::Kl(encoder) => encoder.forward(picture),
+            Encoder::Tiny(encoder) => encoder.forward(&picture),
+        }
+    }
+}
+
+/// From latents to a picture.
+#[derive(Debug)]
+pub(crate) struct KlDecoder {
     post_quant: Option<Linear>,
     conv_in: Conv,
     mid: Mid,
@@ -24,7 +100,7 @@ pub(crate) struct Decoder {
 
 /// From a picture to the latents' mean.
 #[derive(Debug)]
-pub(crate) struct Encoder {
+pub(crate) struct KlEncoder {
     conv_in: Conv,
     down: Vec<Level>,
     mid: Mid,
@@ -40,9 +116,9 @@ struct Level {
     resample: Option<Conv>,
 }
 
-impl Decoder {
+impl KlDecoder {
     /// From the layers below `at` (the whole VAE's place) with `groups` groups in its norms.
-    pub(crate) fn new(at: &Scope<'_>, groups: usize) -> Result<Decoder> {
+    fn new(at: &Scope<'_>, groups: usize) -> Result<KlDecoder> {
         let post_quant = match at.has("post_quant_conv") {
             true => Some(at.linear_to("post_quant_conv", 4, 4)?),
             false => None,
@@ -55,18 +131,18 @@ impl Decoder {
         let conv_out = at.conv3("conv_out", channels, 1, 1)?;
         at.require(conv_out.weights.outputs() == 3, "conv_out", "3 outputs")?;
         let norm_out = at.norm("conv_norm_out", channels, groups, EPS)?;
-        Ok(Decoder { post_quant, conv_in, mid, up, norm_out, conv_out, groups })
+        Ok(KlDecoder { post_quant, conv_in, mid, up, norm_out, conv_out, groups })
     }
 
     /// How many times larger the picture is than its latents.
-    pub(crate) fn scale(&self) -> usize {
+    fn scale(&self) -> usize {
         1 << self.up.iter().filter(|level| level.resample.is_some()).count()
     }
 
     /// Roughly what decoding a picture of this many pixels takes at most, in bytes: at full size, a
     /// map, its normalized copy and the convolution's result, in f32, as wide as the last enlargement
     /// leaves them.
-    pub(crate) fn peak_bytes(&self, pixels: u64) -> u64 {
+    fn peak_bytes(&self, pixels: u64) -> u64 {
         let last = self.up.iter().rev().find_map(|level| level.resample.as_ref());
         let channels = last.map_or(0, |conv| conv.weights.outputs());
         pixels * 3 * channels as u64 * size_of::<f32>() as u64
@@ -74,7 +150,7 @@ impl Decoder {
 
     /// * `latents`: divided by the scaling factor, `(B, H, W, 4)`
     /// * returns `(B, 8 H, 8 W, 3)`, -1 to 1
-    pub(crate) fn forward(&self, latents: Map) -> Map {
+    fn forward(&self, latents: Map) -> Map {
         let x = match &self.post_quant {
             Some(layer) => ops::linear_map(layer, &latents),
             None => latents,
@@ -93,9 +169,9 @@ impl Decoder {
     }
 }
 
-impl Encoder {
+impl KlEncoder {
     /// From the layers below `at` (the whole VAE's place) with `groups` groups in its norms.
-    pub(crate) fn new(at: &Scope<'_>, groups: usize) -> Result<Encoder> {
+    fn new(at: &Scope<'_>, groups: usize) -> Result<KlEncoder> {
         let encoder = at.at("encoder");
         let conv_in = encoder.conv3("conv_in", 3, 1, 1)?;
         let mut channels = conv_in.weights.outputs();
@@ -103,7 +179,7 @@ impl Encoder {
         let mid = Mid::new(&encoder.at("mid_block"), channels, groups)?;
         let conv_out = encoder.conv3("conv_out", channels, 1, 1)?;
         encoder.require(conv_out.weights.outputs() == 8, "conv_out", "8 outputs")?;
-        Ok(Encoder {
+        Ok(KlEncoder {
             norm_out: encoder.norm("conv_norm_out", channels, groups, EPS)?,
             conv_in,
             down,
@@ -119,7 +195,7 @@ impl Encoder {
 
     /// * `picture`: `(B, H, W, 3)`, -1 to 1
     /// * returns mean and logarithm of the variance, `(B, H / 8, W / 8, 4 + 4)`
-    pub(crate) fn forward(&self, picture: Map) -> Map {
+    fn forward(&self, picture: Map) -> Map {
         let mut x = ops::conv(&self.conv_in, &ops::padded(&picture));
         for level in &self.down {
             for resnet in &level.resnets {

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use candle_core::Tensor;
 
 use super::{Denoise, Sampler};
-use crate::{Error, Estimate, Phase, Progress, Result, Watch, preview::Colors};
+use crate::{Error, Estimate, Phase, Progress, Result, Watch, preview::Look};
 
 /// What a UNet outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,7 +69,7 @@ impl Scalings {
 /// The sampler's `?` carries [`Error::Cancelled`] out, so no sampler has a line about it.
 pub struct Watched<'a, 'w, D> {
     inner: D,
-    colors: &'static Colors,
+    look: Look<'a>,
     watch: &'a mut Watch<'w>,
     done: usize,
     total: usize,
@@ -78,19 +78,19 @@ pub struct Watched<'a, 'w, D> {
 
 impl<'a, 'w, D: Denoise> Watched<'a, 'w, D> {
     /// Watches a run of `sampler` down `sigmas` (the ones that are run, not the full schedule), and
-    /// announces it. `colors` is what the latents look like.
+    /// announces it. `look` is what the latents are looked at with.
     ///
     /// # Errors
     /// [`Error::Cancelled`] if the watcher wants to stop before the first call.
     pub fn new(
         inner: D,
-        colors: &'static Colors,
+        look: Look<'a>,
         watch: &'a mut Watch<'w>,
         sampler: &Sampler,
         sigmas: &[f64],
     ) -> Result<Self> {
         let (total, calls_per_step) = (sampler.calls(sigmas), sampler.calls_per_step);
-        let mut watched = Watched { inner, colors, watch, done: 0, total, calls_per_step };
+        let mut watched = Watched { inner, look, watch, done: 0, total, calls_per_step };
         watched.report(None)?;
         Ok(watched)
     }
@@ -102,7 +102,7 @@ impl<'a, 'w, D: Denoise> Watched<'a, 'w, D> {
             total: self.total,
             // The last step makes a single call, so rounding up is right for it too.
             step: self.done.div_ceil(self.calls_per_step),
-            denoised: denoised.map(|latents| Estimate { latents, colors: self.colors }),
+            denoised: denoised.map(|latents| Estimate { latents, look: self.look }),
         };
         match (self.watch)(progress) {
             ControlFlow::Continue(()) => Ok(()),
@@ -177,7 +177,7 @@ mod tests {
                     ControlFlow::Continue(())
                 };
                 let inner = |_: &Tensor, _| Ok(zeros());
-                let mut model = Watched::new(inner, &preview::SD, &mut watch, sampler, &sigmas)?;
+                let mut model = Watched::new(inner, preview::PLAIN, &mut watch, sampler, &sigmas)?;
                 (sampler.run)(&mut model, zeros(), &sigmas, &mut noise)?;
 
                 let total = sampler.calls(&sigmas);
@@ -204,7 +204,7 @@ mod tests {
                 3 => ControlFlow::Break(()),
                 _ => ControlFlow::Continue(()),
             };
-            let mut model = Watched::new(inner, &preview::SD, &mut watch, sampler, &sigmas)?;
+            let mut model = Watched::new(inner, preview::PLAIN, &mut watch, sampler, &sigmas)?;
             let ended = (sampler.run)(&mut model, zeros(), &sigmas, &mut noise);
             assert!(matches!(ended, Err(Error::Cancelled)), "{}", sampler.id);
             assert_eq!(calls, 3, "{}", sampler.id);
