@@ -4,7 +4,7 @@
     make bench                      everything (an hour on two cores)
     benches/compare.py WORK --only network adapters --rounds 3
 
-WORK is a folder for the random-weight Stable Diffusion 1.5, some 12 GB. Runs alternate, peer after peer
+WORK is a folder for the random-weight Stable Diffusion 1.5 and SDXL, some 40 GB. Runs alternate, peer after peer
 and round after round, so that a machine that slows down slows all of them. The machine should be
 otherwise idle.
 """
@@ -25,7 +25,7 @@ parser.add_argument("--impasto", type=Path, default=HERE.parent / "target/releas
 parser.add_argument("--rounds", type=int, default=3)
 parser.add_argument("--runs", type=int, default=5, help="calls of a peer's network a round")
 parser.add_argument("--isa", default="", choices=["", "avx2", "avx512"])
-parser.add_argument("--only", nargs="*", default=["network", "load", "picture", "starter", "adapters", "threads"])
+parser.add_argument("--only", nargs="*", default=["network", "sdxl", "load", "picture", "starter", "adapters", "threads"])
 parser.add_argument("--touch-memory", action="store_true", help="before each program (see touch_memory)")
 arguments = parser.parse_args()
 MODEL = arguments.work / "sd15-f16"
@@ -112,6 +112,21 @@ def network():
     table("VAE decode, 512 × 512, seconds", decode, peers_decode)
 
 
+def sdxl():
+    """The step of SDXL at its native size; a call takes half a minute on two cores."""
+    model, size = arguments.work / "sdxl-f16", 1024
+    ours, theirs, peak = {"impasto bf16": []}, {}, []
+    for _ in range(arguments.rounds):
+        report = impasto(model, "bf16", "--steps", 3, "--width", size, "--height", size)
+        ours["impasto bf16"].extend(report["step_s"][1:])
+        peak.append(report["peak_rss_bytes"] / 2**20)
+        for name, script in (("torch", "bench_torch.py"), ("openvino", "bench_openvino.py")):
+            report = peer(script, arguments.work, "--model", "sdxl", "--size", size, "--runs", 2)
+            theirs.setdefault(f"{name} bf16", []).append(report["unet_step_s"])
+    table("SDXL UNet step, 1024 × 1024, batch 2, seconds", ours, theirs)
+    print(f"  peak memory of the whole program: {middle(peak):.0f} MiB")
+
+
 def whole(model, size, steps, title):
     figures = {name: ({}, {}) for name in ("seconds until the first step", "seconds in all", "peak memory, MiB")}
     for _ in range(arguments.rounds):
@@ -170,6 +185,10 @@ if not MODEL.exists():
     subprocess.run([sys.executable, PEERS / "make_sd15.py", arguments.work], check=True)
 if "network" in arguments.only:
     network()
+if "sdxl" in arguments.only and not arguments.isa:
+    if not (arguments.work / "sdxl-f16.safetensors").exists():
+        subprocess.run([sys.executable, PEERS / "make_sdxl.py", arguments.work], check=True)
+    sdxl()
 if "load" in arguments.only and not arguments.isa:
     whole(MODEL, 512, 1, "One step of a picture with SD 1.5, 512 × 512")
 if "picture" in arguments.only and not arguments.isa:
