@@ -98,6 +98,7 @@ let settings: Settings = {
 	model_folders: [],
 	device: 'cpu',
 	threads: null,
+	model_memory: null,
 	notify: true,
 	previews: true,
 	confirm_delete: options.has('confirm')

@@ -43,12 +43,17 @@ impl Engine {
                 device: device.to_string(),
                 reason: format!("its threads could not be started ({error})"),
             })?;
-        let budget = device::memory().map_or(u64::MAX, |bytes| bytes / 2);
-        Ok(Engine { pool: Arc::new(pool), loaded: Vec::new(), budget })
+        Ok(Engine { pool: Arc::new(pool), loaded: Vec::new(), budget: Engine::usual_budget() })
+    }
+
+    /// Half of the machine's memory.
+    #[must_use]
+    pub fn usual_budget() -> u64 {
+        device::memory().map_or(u64::MAX, |bytes| bytes / 2)
     }
 
     /// Lets base models stay loaded as long as their weights fit into so many bytes; the one in use
-    /// stays in any case. Without a call it is half of the machine's memory.
+    /// stays in any case. Without a call it is the [usual](Engine::usual_budget).
     pub fn set_budget(&mut self, bytes: u64) {
         self.budget = bytes;
         self.keep_within_budget(0);

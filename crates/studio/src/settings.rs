@@ -27,6 +27,9 @@ pub struct Settings {
     pub device: String,
     /// Threads to compute with; without a number, all cores. Pictures do not depend on it.
     pub threads: Option<u32>,
+    /// Gigabytes in which base models stay loaded; without a number, half of the machine's memory. The
+    /// one in use stays in any case.
+    pub model_memory: Option<u32>,
     /// Say so on the desktop when a picture is done and the window is not in front.
     pub notify: bool,
     /// Show the picture while it forms.
@@ -56,6 +59,7 @@ impl Default for Settings {
             model_folders: Vec::new(),
             device: "cpu".into(),
             threads: None,
+            model_memory: None,
             notify: true,
             previews: true,
             confirm_delete: false,
@@ -83,6 +87,11 @@ const FIELDS: &[(&str, &str, Option<&str>)] = &[
         "threads",
         "Threads to compute with. Without a number: all cores. Pictures do not depend on it.",
         Some("4"),
+    ),
+    (
+        "model_memory",
+        "Gigabytes in which base models stay loaded. Without a number: half of the memory.",
+        Some("8"),
     ),
     (
         "notify",
@@ -154,6 +163,10 @@ impl Settings {
         if let Some(threads) = self.threads.filter(|threads| !(1..=1024).contains(threads)) {
             return wrong("threads", format!("{threads} is no number of threads"), "1 to 1024");
         }
+        if let Some(memory) = self.model_memory.filter(|memory| !(1..=4096).contains(memory)) {
+            let message = format!("base models cannot stay loaded in {memory} GB");
+            return wrong("model_memory", message, "1 to 4096");
+        }
         if let Some(folder) = &self.output_folder {
             if !Path::new(folder).is_absolute() {
                 let message = format!("`{folder}` is not a whole path");
@@ -221,13 +234,17 @@ mod tests {
         settings.write(&path).unwrap();
         assert_eq!(Settings::read(&path), (settings, Vec::new()));
         let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(text.lines().filter(|line| line.starts_with("# ")).count(), FIELDS.len() + 2);
+        assert_eq!(text.lines().filter(|line| line.starts_with("# ")).count(), FIELDS.len() + 3);
     }
 
     #[test]
     fn every_field_is_in_the_file() {
-        let all =
-            Settings { output_folder: Some("/x".into()), threads: Some(1), ..Settings::default() };
+        let all = Settings {
+            output_folder: Some("/x".into()),
+            threads: Some(1),
+            model_memory: Some(8),
+            ..Settings::default()
+        };
         let table = Table::try_from(&all).unwrap();
         let known: Vec<_> = FIELDS.iter().map(|(name, _, _)| *name).collect();
         let mut names: Vec<_> = table.keys().map(String::as_str).collect();

@@ -176,6 +176,7 @@ impl Worker {
         let same = |(opened, _): &(Settings, Engine)| {
             (&opened.device, opened.threads) == (&settings.device, settings.threads)
         };
+        let budget = settings.model_memory.map(|gigabytes| u64::from(gigabytes) << 30);
         if !self.engine.as_ref().is_some_and(same) {
             self.engine = None;
             let device = settings.device.parse().unwrap_or(engine::DeviceId::Cpu);
@@ -184,6 +185,7 @@ impl Worker {
             self.engine = Some((settings, engine));
         }
         let (_, engine) = self.engine.as_mut().expect("opened above");
+        engine.set_budget(budget.unwrap_or_else(Engine::usual_budget));
         Ok(engine)
     }
 }

@@ -959,6 +959,11 @@ device: string,
  */
 threads: number | null, 
 /**
+ * Gigabytes in which base models stay loaded; without a number, half of the machine's memory. The
+ * one in use stays in any case.
+ */
+model_memory: number | null, 
+/**
  * Say so on the desktop when a picture is done and the window is not in front.
  */
 notify: boolean, 

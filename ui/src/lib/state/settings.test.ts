@@ -9,6 +9,7 @@ const SETTINGS: Settings = {
 	model_folders: [],
 	device: 'cpu',
 	threads: null,
+	model_memory: null,
 	notify: true,
 	previews: true,
 	confirm_delete: false
