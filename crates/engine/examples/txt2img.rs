@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let request = Request {
         checkpoint: model.into(),
+        lender: None,
         vae: None,
         preview_decoders: Vec::new(),
         prediction: None,

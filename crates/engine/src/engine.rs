@@ -99,6 +99,7 @@ impl Engine {
         let Some(refining) = &request.refiner else { return paint(base, None, request, watch) };
         let second = Request {
             checkpoint: refining.checkpoint.clone(),
+            lender: None,
             vae: None,
             prediction: None,
             adapters: Vec::new(),

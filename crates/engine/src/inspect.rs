@@ -191,7 +191,7 @@ pub struct FileHashes {
 /// contradicts itself. Everything else is an answer, not an error: a PyTorch file that is refused among it.
 pub fn inspect(path: &Path) -> Result<ModelFile> {
     let mut answer = inspect_contents(path)?;
-    if matches!(answer.kind, Kind::BaseModel | Kind::Adapter) {
+    if matches!(answer.kind, Kind::BaseModel | Kind::Adapter) || answer.is_unet() {
         answer.suggest();
     }
     Ok(answer)
@@ -240,6 +240,12 @@ impl ModelFile {
         }
     }
 
+    /// Whether it is the UNet of a base model, without the rest.
+    #[must_use]
+    pub fn is_unet(&self) -> bool {
+        matches!(&self.components[..], [only] if only.name == Component::UNet.name())
+    }
+
     /// What suits it, by its family and by what it is called.
     fn suggest(&mut self) {
         let told = ["modelspec.title", "modelspec.architecture", "ss_output_name"];
@@ -250,7 +256,7 @@ impl ModelFile {
         let family = self.family.as_ref().and_then(|family| family.name);
         let mut records = architecture::ARCHITECTURES.iter();
         let record = records.find(|record| Some(record.name) == family);
-        if let Some(record) = record.filter(|_| self.kind == Kind::BaseModel) {
+        if let Some(record) = record.filter(|_| self.kind != Kind::Adapter) {
             let prediction = match self.prediction.as_deref() {
                 Some("v_prediction") => Prediction::V,
                 _ => Prediction::Epsilon,
@@ -524,7 +530,8 @@ fn describe_sorted(path: &Path, sorted: &Sorted) -> ModelFile {
                 Ok(architecture) => format!("the UNet of an {} model", architecture.name),
                 Err(found) => format!("the UNet of {found}"),
             };
-            (Kind::Component, false, what)
+            // Another model of its family lends the rest.
+            (Kind::Component, usable_family(&modules), what)
         }
         [only] => {
             let (usable, what) = describe_component(only.name, &modules);

@@ -36,6 +36,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Loaded {
     path: PathBuf,
+    lender: Option<PathBuf>,
     vae_path: Option<PathBuf>,
     pub(crate) checkpoint: Checkpoint,
     adapters: Adapters,
@@ -108,7 +109,7 @@ impl Loaded {
     /// # Errors
     /// Those of files that are no such thing.
     pub(crate) fn open(request: &Request) -> Result<Loaded> {
-        let checkpoint = Checkpoint::open(&request.checkpoint)?;
+        let checkpoint = Checkpoint::open_with(&request.checkpoint, request.lender.as_deref())?;
         let (vae, vae_config) = match &request.vae {
             Some(path) => {
                 let (tensors, config) = open_vae(path, checkpoint.architecture)?;
@@ -129,6 +130,7 @@ impl Loaded {
         modules.retain(|name, _| !name.starts_with("vae."));
         Ok(Loaded {
             path: request.checkpoint.clone(),
+            lender: request.lender.clone(),
             vae_path: request.vae.clone(),
             checkpoint,
             adapters: Adapters::default(),
@@ -186,6 +188,7 @@ impl Loaded {
     /// Whether this is the base model of a request, and its files are as they were.
     pub(crate) fn is_for(&self, request: &Request) -> bool {
         self.path == request.checkpoint
+            && self.lender == request.lender
             && self.vae_path == request.vae
             && self.checkpoint.tensors.is_current()
             && self.vae.as_ref().is_none_or(Tensors::is_current)

@@ -18,6 +18,8 @@ pub const MAX_SIDE: u32 = 4096;
 pub struct Request {
     /// A diffusers folder or a single `.safetensors` file.
     pub checkpoint: PathBuf,
+    /// Another base model, which lends its text encoders and VAE where the checkpoint is a UNet alone.
+    pub lender: Option<PathBuf>,
     /// A VAE to use instead of the checkpoint's own, in either layout.
     pub vae: Option<PathBuf>,
     /// TAESD files: where one is of the base model's latents, [previews](Estimate::preview) are made with

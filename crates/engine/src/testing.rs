@@ -57,6 +57,7 @@ pub fn schedule(id: &str) -> &'static Schedule {
 pub fn request(checkpoint: &Path) -> Request {
     Request {
         checkpoint: checkpoint.to_owned(),
+        lender: None,
         vae: None,
         preview_decoders: Vec::new(),
         prediction: None,

@@ -265,6 +265,52 @@ fn taesd_decodes_and_previews() {
     assert_eq!(sizes, [(48, 64); 2]);
 }
 
+/// Weights that were divided to fit into 8 bits, as ComfyUI writes them, are multiplied back.
+#[test]
+fn scaled_weights_are_multiplied_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    write_single_file("sd15", &path);
+    let request = Request { steps: 2, ..request(&path) };
+    let expected = bits(&generate(&mut open(None), &request).unwrap());
+    let mut all = safetensors::load(&path, &Device::Cpu).unwrap();
+    let name = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q";
+    let weight = &all[&format!("{name}.weight")];
+    // A power of two costs no bit.
+    let scaled = (weight * 0.125).unwrap();
+    all.insert(format!("{name}.weight"), scaled);
+    write(&all, &path);
+    assert!(expected != bits(&generate(&mut open(None), &request).unwrap()));
+    all.insert(format!("{name}.scale_weight"), Tensor::new(8f32, &Device::Cpu).unwrap());
+    write(&all, &path);
+    assert!(expected == bits(&generate(&mut open(None), &request).unwrap()));
+}
+
+/// A UNet alone, with or without the names' prefix, makes with another's text encoders and VAE the picture
+/// that the whole makes; one of another family lends nothing.
+#[test]
+fn a_unet_borrows_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    for model in ["sdxl", "sd15"] {
+        write_folder(model, &folder.path().join(model));
+    }
+    let (whole, unet) = (folder.path().join("sdxl"), folder.path().join("unet.safetensors"));
+    fs_err::copy(whole.join("unet/diffusion_pytorch_model.safetensors"), &unet).unwrap();
+    let plain = Request { steps: 2, ..request(&whole) };
+    let expected = bits(&generate(&mut open(None), &plain).unwrap());
+    let borrowed = |lender: &str| Request {
+        checkpoint: unet.clone(),
+        lender: Some(folder.path().join(lender)),
+        ..plain.clone()
+    };
+    assert!(expected == bits(&generate(&mut open(None), &borrowed("sdxl")).unwrap()));
+    let error = generate(&mut open(None), &borrowed("sd15")).unwrap_err().to_string();
+    assert!(error.contains("SD 1.x model. Choose one of SDXL"), "{error}");
+    let alone = Request { lender: None, ..borrowed("sdxl") };
+    let error = generate(&mut open(None), &alone).unwrap_err().to_string();
+    assert!(error.contains("no text encoder and no second text encoder and no VAE"), "{error}");
+}
+
 /// An embedding whose vectors are those of a word says what the word says, in each text encoder; one for
 /// other text encoders is left out, with a warning.
 #[test]

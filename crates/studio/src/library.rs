@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-use engine::{checkpoint::header::TensorFile, inspect::inspect};
+use engine::{ModelFile, checkpoint::header::TensorFile, inspect::inspect};
 use fs_err as fs;
 
 use crate::{
@@ -194,6 +194,21 @@ impl Library {
             starter::suit(&mut params, file.native_size, acceleration.as_ref());
         }
         Ok(params)
+    }
+
+    /// For a UNet without the rest of a base model: the first whole one of its family, which lends that.
+    /// Nothing for a whole base model, or if there is none.
+    #[must_use]
+    pub fn lender(&self, checkpoint: &Path) -> Option<&Entry> {
+        let unet = inspect(checkpoint).ok().filter(ModelFile::is_unet)?;
+        let family = unet.family?.name?;
+        self.entries.iter().filter(|entry| entry.kind() == Some(Kind::BaseModel)).find(|entry| {
+            inspect(&entry.path).is_ok_and(|other| {
+                other.usable
+                    && !other.is_unet()
+                    && other.family.and_then(|family| family.name) == Some(family)
+            })
+        })
     }
 
     /// TAESD files, for previews: those that are called so.
@@ -433,6 +448,7 @@ fn kind_of(path: &Path) -> Option<Kind> {
         (engine::inspect::Kind::BaseModel, _) => Some(Kind::BaseModel),
         (engine::inspect::Kind::Adapter, _) => Some(Kind::Adapter),
         (engine::inspect::Kind::Component, [only]) if only.name == "VAE" => Some(Kind::Vae),
+        (engine::inspect::Kind::Component, _) if file.is_unet() => Some(Kind::BaseModel),
         (engine::inspect::Kind::Embedding, _) => Some(Kind::Embedding),
         _ => None,
     }

@@ -55,6 +55,7 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
         Ok(found.path)
     };
     let checkpoint = find(Kind::BaseModel, &mut params.model)?;
+    let lender = library.lender(&checkpoint);
     let vae = params.vae.as_mut().map(|vae| find(Kind::Vae, vae)).transpose()?;
     let text = format!("{}\n{}", params.prompt, params.negative_prompt);
     let mut embeddings = Vec::new();
@@ -93,12 +94,17 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
         });
     }
     warnings.extend(lacking);
+    warnings.extend(lender.map(|lender| {
+        let (unet, lender) = (&params.model.name, &lender.name);
+        format!("`{unet}` is a UNet alone; the text encoders and the VAE are those of `{lender}`")
+    }));
     warnings.extend(join_twins(&mut params.adapters, &mut stack));
     let enabled = params.adapters.iter().map(|adapter| adapter.enabled);
     let adapters = stack.into_iter().zip(enabled).filter_map(|(a, on)| on.then_some(a)).collect();
 
     let mut request = Request {
         checkpoint,
+        lender: lender.map(|entry| entry.path.clone()),
         vae,
         preview_decoders: library.preview_decoders(),
         prediction: params.prediction.map(Into::into),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{AdapterReport, Outline};
-use crate::{Error, Result, architecture::Modules, checkpoint::Checkpoint};
+use crate::{Error, Result, architecture::Modules, checkpoint};
 
 /// A base model that adapters can be held against before anything is loaded.
 #[derive(Debug)]
@@ -19,13 +19,9 @@ impl Target {
     /// # Errors
     /// Everything that is no base model that can be used is named in the error.
     pub fn open(path: &Path) -> Result<Target> {
-        let checkpoint = Checkpoint::open(path)?;
+        let (architecture, modules) = checkpoint::outline(path)?;
         let name = path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into());
-        Ok(Target {
-            name,
-            architecture: checkpoint.architecture.name,
-            modules: checkpoint.tensors.modules(),
-        })
+        Ok(Target { name, architecture: architecture.name, modules })
     }
 
     /// What an adapter would change here, and why it would be refused, if it would.

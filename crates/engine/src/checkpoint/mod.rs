@@ -79,7 +79,7 @@ pub(crate) struct Checkpoint {
 }
 
 /// What no shape shows of a text encoder.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct TextEncoderConfig {
     /// Where its tensors are.
     pub(crate) component: Component,
@@ -101,15 +101,38 @@ pub(crate) struct VaeConfig {
     pub(crate) overflows_f16: bool,
 }
 
+/// The family and the modules of what may be a base model, or only the UNet of one.
+///
+/// # Errors
+/// Everything without a UNet of a known family is named in the error.
+pub(crate) fn outline(path: &Path) -> Result<(&'static Architecture, Modules)> {
+    let mut tensors = Tensors::new(path);
+    if fs::metadata(path)?.is_dir() {
+        tensors.add_folder()?;
+    } else {
+        tensors.add(vec![TensorFile::open(path)?], |names| keys::single_file(names));
+    }
+    Ok((recognized(path, &tensors)?, tensors.modules()))
+}
+
 impl Checkpoint {
     /// Opens a diffusers folder or a single file.
     ///
     /// # Errors
     /// Everything that is no model of a known family is named in the error.
     pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
+        Checkpoint::open_with(path, None)
+    }
+
+    /// The same; `lender` is a base model whose text encoders and VAE are used where a single file has
+    /// none.
+    ///
+    /// # Errors
+    /// Those of opening either; a lender of another family.
+    pub(crate) fn open_with(path: &Path, lender: Option<&Path>) -> Result<Checkpoint> {
         match fs::metadata(path)?.is_dir() {
             true => Checkpoint::open_folder(path),
-            false => Checkpoint::open_file(path),
+            false => Checkpoint::open_file(path, lender),
         }
     }
 
@@ -140,11 +163,7 @@ impl Checkpoint {
             Config::read_if_there(&path.join("scheduler").join("scheduler_config.json"))?;
 
         let mut tensors = Tensors::new(path);
-        let has_folder = |component: &&Component| path.join(component.folder()).is_dir();
-        for &component in Component::ALL.iter().filter(has_folder) {
-            let files = component_files(path, component)?;
-            tensors.add(files, |names| keys::component_file(component, names));
-        }
+        tensors.add_folder()?;
         let architecture = recognized(path, &tensors)?;
         require_components(&tensors, architecture)?;
 
@@ -183,10 +202,15 @@ impl Checkpoint {
         })
     }
 
-    fn open_file(path: &Path) -> Result<Checkpoint> {
+    fn open_file(path: &Path, lender: Option<&Path>) -> Result<Checkpoint> {
         let mut tensors = Tensors::new(path);
         tensors.add(vec![TensorFile::open(path)?], |names| keys::single_file(names));
         let architecture = recognized(path, &tensors)?;
+        let prediction = predicted(&tensors)?;
+        let lent = match lender.filter(|_| !lacking(&tensors, architecture).is_empty()) {
+            Some(lender) => Some(tensors.borrow(architecture, Checkpoint::open(lender)?)?),
+            None => None,
+        };
         require_components(&tensors, architecture)?;
         let modules = tensors.modules();
         let text_encoder = |kind: &TextEncoder| TextEncoderConfig {
@@ -209,14 +233,19 @@ impl Checkpoint {
                 eps: 1e-5,
                 size_width: SIZE_WIDTH,
             },
-            text_encoders: architecture.text_encoders.iter().map(text_encoder).collect(),
-            zeroes_empty_negative: architecture.zeroes_empty_negative,
-            vae: VaeConfig {
+            text_encoders: match &lent {
+                Some(Lent { text_encoders: Some(lent), .. }) => lent.clone(),
+                _ => architecture.text_encoders.iter().map(text_encoder).collect(),
+            },
+            zeroes_empty_negative: lent
+                .as_ref()
+                .map_or(architecture.zeroes_empty_negative, |lent| lent.zeroes_empty_negative),
+            vae: lent.as_ref().and_then(|lent| lent.vae).unwrap_or(VaeConfig {
                 groups: architecture.groups,
                 scaling_factor: architecture.scaling_factor,
                 overflows_f16: architecture.vae_overflows_f16,
-            },
-            prediction: predicted(&tensors)?,
+            }),
+            prediction,
             training: match tensors.has_mark("ztsnr") {
                 true => TrainingSchedule::stable_diffusion_zero_terminal(),
                 false => TrainingSchedule::stable_diffusion(),
@@ -226,23 +255,39 @@ impl Checkpoint {
     }
 }
 
+/// What a picture needs besides the UNet and is not there.
+fn lacking(tensors: &Tensors, architecture: &Architecture) -> Vec<Component> {
+    let encoders = architecture.text_encoders.iter().map(|encoder| encoder.component);
+    let is_there = |component: &Component| {
+        tensors.sources.keys().any(|name| Component::of(name) == Some(*component))
+    };
+    encoders.chain([Component::Vae]).filter(|component| !is_there(component)).collect()
+}
+
 /// Fails unless all that a picture needs is there.
 fn require_components(tensors: &Tensors, architecture: &Architecture) -> Result<()> {
-    let encoders = architecture.text_encoders.iter().map(|encoder| encoder.component);
-    for component in encoders.chain([Component::Vae]) {
-        if !tensors.sources.keys().any(|name| Component::of(name) == Some(component)) {
-            return Err(Error::Incomplete {
-                path: tensors.path.clone(),
-                missing: format!(
-                    "it holds the UNet of {} but no {}",
-                    architecture.name,
-                    component.name()
-                ),
-                advice: "Use the complete checkpoint that it was taken from".into(),
-            });
-        }
+    let lacking = lacking(tensors, architecture);
+    if lacking.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let names: Vec<_> = lacking.iter().map(|component| component.name()).collect();
+    let (path, family) = (tensors.path.clone(), architecture.name);
+    Err(Error::Incomplete {
+        path,
+        missing: format!("it holds the UNet of {family} but no {}", names.join(" and no ")),
+        advice: format!(
+            "Use the complete checkpoint that it was taken from, or put a base model of {family} into the \
+             library, whose other parts are then used"
+        ),
+    })
+}
+
+/// What another base model lends: configurations of what was taken from it.
+#[derive(Debug)]
+struct Lent {
+    text_encoders: Option<Vec<TextEncoderConfig>>,
+    zeroes_empty_negative: bool,
+    vae: Option<VaeConfig>,
 }
 
 /// What the configuration of a text encoder in a folder says.
@@ -330,6 +375,8 @@ const ADVICE: &str = "use another base model";
 #[derive(Debug)]
 pub(crate) struct Weight<'a> {
     rows: Rows<'a>,
+    /// What numbers of 8 bits were divided by (ComfyUI's "scaled" files); else 1.
+    scale: f32,
     /// `(outputs)`, `(outputs, inputs)` or `(outputs, inputs, kernel, kernel)`
     pub(crate) shape: Vec<usize>,
 }
@@ -360,6 +407,9 @@ impl Weight<'_> {
             }
             Rows::Gathered(values) => to.copy_from_slice(&values[first * width..][..to.len()]),
         }
+        if self.scale != 1.0 {
+            to.iter_mut().for_each(|value| *value *= self.scale);
+        }
         Ok(())
     }
 }
@@ -383,6 +433,51 @@ impl Tensors {
             self.sources.insert(name, (self.files.len() + file, source));
         }
         self.files.extend(files);
+    }
+
+    /// Adds what the folders of a diffusers folder hold, as far as they are there.
+    fn add_folder(&mut self) -> Result<()> {
+        let path = self.path.clone();
+        let has_folder = |component: &&Component| path.join(component.folder()).is_dir();
+        for &component in Component::ALL.iter().filter(has_folder) {
+            let files = component_files(&path, component)?;
+            self.add(files, |names| keys::component_file(component, names));
+        }
+        Ok(())
+    }
+
+    /// Takes from another base model what this one lacks. Text encoders belong together: if one is
+    /// lacking, all are taken.
+    fn borrow(&mut self, architecture: &'static Architecture, lender: Checkpoint) -> Result<Lent> {
+        if lender.architecture.id != architecture.id {
+            return Err(Error::WrongKind {
+                path: lender.tensors.path,
+                wanted: "a base model that lends its text encoders and VAE",
+                found: format!("an {} model", lender.architecture.name),
+                advice: format!("Choose one of {}", architecture.name),
+            });
+        }
+        let lacking = lacking(self, architecture);
+        let of_text = |component: Component| component != Component::Vae;
+        let text = lacking.iter().any(|component| of_text(*component));
+        let vae = lacking.contains(&Component::Vae);
+        let first = self.files.len();
+        for (name, (file, source)) in lender.tensors.sources {
+            let wanted = match Component::of(&name) {
+                Some(Component::TextEncoder | Component::TextEncoder2) => text,
+                Some(Component::Vae) => vae,
+                _ => false,
+            };
+            if wanted {
+                self.sources.insert(name, (first + file, source));
+            }
+        }
+        self.files.extend(lender.tensors.files);
+        Ok(Lent {
+            text_encoders: text.then_some(lender.text_encoders),
+            zeroes_empty_negative: lender.zeroes_empty_negative,
+            vae: vae.then_some(lender.vae),
+        })
     }
 
     /// The file or folder as the person named it.
@@ -431,7 +526,18 @@ impl Tensors {
             }
             _ => Rows::Stored { tensor, begin },
         };
-        Ok(Weight { rows, shape })
+        Ok(Weight { rows, scale: self.scale(module)?, shape })
+    }
+
+    /// What a module's weight is multiplied by after it was read.
+    fn scale(&self, module: &str) -> Result<f32> {
+        let Some((file, source)) = self.sources.get(&format!("{module}.scale_weight")) else {
+            return Ok(1.0);
+        };
+        let mut scale = [1.0];
+        let (tensor, begin) = self.reader(*file, source)?;
+        tensor.read_finite(begin, &mut scale, ADVICE)?;
+        Ok(scale[0])
     }
 
     /// A module's bias, if it has one; `outputs` numbers.

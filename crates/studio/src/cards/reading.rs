@@ -183,6 +183,7 @@ impl Reading {
             inspect::Kind::BaseModel => ModelKind::Checkpoint,
             inspect::Kind::Adapter => ModelKind::Adapter,
             inspect::Kind::Embedding => ModelKind::Embedding,
+            inspect::Kind::Component if file.is_unet() => ModelKind::Checkpoint,
             inspect::Kind::Component if file.components.iter().any(|part| part.name == "VAE") => {
                 ModelKind::Vae
             }
