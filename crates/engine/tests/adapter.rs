@@ -12,7 +12,7 @@ use std::{
 use candle_core::{Device, Tensor};
 use engine::{
     Error,
-    adapter::{Adapter, AdapterReport, Delta, Fit, Problem},
+    adapter::{Adapter, AdapterReport, Base, Delta, Fit, Problem},
     architecture::Modules,
     checkpoint::header::TensorFile,
 };
@@ -119,9 +119,17 @@ fn starter() -> Modules {
     modules
 }
 
+/// A module for algorithms that only look at its shape.
+fn without_weights(shape: &[usize]) -> Base<'_> {
+    fn nothing() -> engine::Result<Vec<f32>> {
+        panic!("this algorithm needs no base weight")
+    }
+    Base::new(shape, None, &nothing)
+}
+
 fn delta(adapter: &Adapter, fit: &Fit, module: &str, shape: &[usize], weight: f64) -> Delta {
     let mut delta = Delta::default();
-    adapter.add_delta(fit, module, shape, weight, &mut delta).unwrap();
+    adapter.add_delta(fit, module, &without_weights(shape), weight, &mut delta).unwrap();
     delta
 }
 
@@ -177,7 +185,7 @@ fn changes_are_those_of_peft_and_lycoris() {
 
             // Half of it the other way round, on top of a quarter.
             let mut sum = delta(&adapter, &fit, module, shape, 0.25);
-            adapter.add_delta(&fit, module, shape, -0.5, &mut sum).unwrap();
+            adapter.add_delta(&fit, module, &without_weights(shape), -0.5, &mut sum).unwrap();
             let expected: Vec<f32> = expected.iter().map(|value| -0.25 * value).collect();
             assert!(distance(&sum.weight(shape), &expected) < 1e-6, "{name}, {module} twice");
             compared += 1;
@@ -372,6 +380,7 @@ fn what_does_not_fit_is_listed_with_its_reason() {
     let fit = Adapter::open(&path).unwrap().outline().fit(&modules_with_norm);
 
     let mut used = fit.modules();
+    assert_eq!(used.next(), Some("unet.conv_norm_out"));
     assert_eq!(used.next(), Some("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"));
     assert_eq!(used.next(), None);
     let expect = |problems: &[Problem], rows: &[(&str, &str)]| {
@@ -388,7 +397,6 @@ fn what_does_not_fit_is_listed_with_its_reason() {
             ("lora_unet_conv_out.strange", "no known algorithm"),
             (".diff_b", "no part of LoRA"),
             ("lora_unet_nowhere", "no module of this name"),
-            ("unet.conv_norm_out", "a difference of norms is not supported yet"),
         ],
     );
     expect(
@@ -406,6 +414,63 @@ fn what_does_not_fit_is_listed_with_its_reason() {
     );
 }
 
+/// Every algorithm that needs the base weight, or is no product of two factors, against LyCORIS and PEFT at
+/// weight 1; at other weights what its definition says.
+#[test]
+fn algorithms_change_what_their_libraries_change() {
+    let folder = repository("tests/golden/adapter");
+    let golden =
+        candle_core::safetensors::load(folder.join("algorithms.safetensors"), &Device::Cpu)
+            .unwrap();
+    let values = |name: &str| -> Option<Vec<f32>> {
+        golden.get(name).map(|tensor| tensor.flatten_all().unwrap().to_vec1().unwrap())
+    };
+    let modules: Modules = golden
+        .iter()
+        .filter_map(|(name, tensor)| {
+            let module = name.strip_prefix("base/")?.strip_suffix(".weight")?;
+            Some((module.to_owned(), tensor.dims().to_vec()))
+        })
+        .collect();
+    let mut seen = 0;
+    for entry in fs::read_dir(folder.join("algorithms")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let adapter = Adapter::open(&path).unwrap();
+        let fit = adapter.outline().fit(&modules);
+        assert_eq!((&fit.unmatched, &fit.wrong_shape), (&vec![], &vec![]), "{name}");
+        for module in fit.modules() {
+            let shape = &modules[module];
+            let bias = values(&format!("base/{module}.bias"));
+            let read = || Ok(values(&format!("base/{module}.weight")).unwrap());
+            let base = Base::new(shape, bias.as_deref(), &read);
+            let change = |weight: f64| {
+                let mut delta = Delta::default();
+                adapter.add_delta(&fit, module, &base, weight, &mut delta).unwrap();
+                delta
+            };
+            let expected = values(&format!("{name}/{module}")).unwrap();
+            let found = change(1.0);
+            let apart = distance(&found.weight(shape), &expected);
+            println!("{apart:.1e} {name} {module}");
+            assert!(apart < 2e-5, "{name} {module}: {apart:e}");
+            let of_bias = values(&format!("{name}/{module}.bias"));
+            assert_eq!(found.bias.is_some(), of_bias.is_some(), "{name} {module}");
+            if let (Some(found), Some(expected)) = (&found.bias, of_bias) {
+                assert!(distance(found, &expected) < 2e-5, "{name} {module}");
+            }
+            assert!(change(0.0).weight(shape).iter().all(|value| *value == 0.0), "{name}");
+            // What is a sum, or is defined as a part of the way, is linear in the weight.
+            if !["boft", "oft_rescaled"].contains(&name.as_str()) {
+                let half: Vec<f32> = change(0.5).weight(shape).iter().map(|v| v * 2.0).collect();
+                assert!(distance(&half, &expected) < 2e-5, "{name} {module} at one half");
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 50, "{seen} modules");
+}
+
 /// What an adapter that cannot be used at all is told.
 fn refusal(path: &Path, modules: &Modules) -> String {
     let adapter = Adapter::open(path).unwrap();
@@ -419,30 +484,11 @@ fn algorithms_without_a_formula_are_named() {
     let module = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q";
     type Parts<'a> = &'a [(&'a str, &'a [usize])];
     let rows: &[(&str, Parts<'_>)] = &[
-        ("LoKr", &[("lokr_w1", &[2, 2]), ("lokr_w2_a", &[640, 2]), ("lokr_w2_b", &[2, 640])]),
-        (
-            "DoRA",
-            &[
-                ("lora_down.weight", &[1, 1280]),
-                ("lora_up.weight", &[1280, 1]),
-                ("dora_scale", &[1280, 1]),
-            ],
-        ),
-        ("(IA)³", &[("weight", &[1280]), ("on_input", &[])]),
-        ("(IA)³", &[("ia3_l", &[1280, 1])]),
-        ("OFT", &[("oft_blocks", &[2, 4, 4])]),
-        ("BOFT", &[("oft_blocks", &[1, 2, 4, 4])]),
-        (
-            "GLoRA",
-            &[
-                ("a1.weight", &[1280, 1]),
-                ("a2.weight", &[1, 1280]),
-                ("b1.weight", &[1280, 1]),
-                ("b2.weight", &[1, 1280]),
-            ],
-        ),
         ("AdaLoRA", &[("lora_A", &[1, 1280]), ("lora_B", &[1280, 1]), ("lora_E", &[1, 1])]),
-        ("a full difference", &[("diff", &[1280, 1280])]),
+        ("BOFT of inputs", &[("boft_R", &[1, 2, 4, 4]), ("boft_s", &[1280, 1])]),
+        ("VeRA", &[("vera_lambda_b", &[1280]), ("vera_lambda_d", &[4])]),
+        ("FourierFT", &[("fourierft_spectrum", &[100])]),
+        ("a replaced weight", &[("set_weight", &[1280, 1280])]),
     ];
     let modules = sd1();
     let (_folder, path) = file();
@@ -554,7 +600,13 @@ fn values_that_are_no_numbers_are_named() {
         write(&path, &parts);
         let adapter = Adapter::open(&path).unwrap();
         let fit = adapter.outline().fit(&modules);
-        match adapter.add_delta(&fit, "unet.conv_in", &[4, 4], 1.0, &mut Delta::default()) {
+        match adapter.add_delta(
+            &fit,
+            "unet.conv_in",
+            &without_weights(&[4, 4]),
+            1.0,
+            &mut Delta::default(),
+        ) {
             Err(Error::NotFinite { tensor, .. }) => assert!(tensor.ends_with(part), "{tensor}"),
             other => panic!("{other:?}"),
         }
@@ -573,7 +625,9 @@ fn a_file_that_changes_is_noticed() {
     fs::write(&path, &bytes[..bytes.len() - 8]).unwrap();
     assert!(!adapter.is_current());
     let mut delta = Delta::default();
-    let error = adapter.add_delta(&fit, "unet.conv_in", &[4, 4], 1.0, &mut delta).unwrap_err();
+    let error = adapter
+        .add_delta(&fit, "unet.conv_in", &without_weights(&[4, 4]), 1.0, &mut delta)
+        .unwrap_err();
     assert!(matches!(error, Error::Changed { .. }), "{error}");
 }
 
@@ -689,12 +743,15 @@ fn third_party_adapters_fit() {
     let fit = open("peft/anime-style/sd15/text_encoder").outline().fit(&modules);
     assert_eq!((fit.modules().count(), fit.unmatched, fit.wrong_shape), (24, vec![], vec![]));
 
-    // LoKr: found in the base model, every one, and not applied.
+    // LoKr in the old form, which divides the kernels of convolutions as well.
     let adapter = open("lora/smart_falcon_16_lokr.safetensors");
     let fit = adapter.outline().fit(&modules);
-    assert!(fit.is_empty());
-    assert_eq!(fit.unmatched.len(), 350);
-    assert!(fit.unmatched.iter().all(|problem| problem.reason == "LoKr is not supported yet"));
+    assert_eq!((fit.modules().count(), &fit.unmatched, &fit.wrong_shape), (350, &vec![], &vec![]));
+    for module in fit.modules() {
+        let change = delta(&adapter, &fit, module, &modules[module], 1.0);
+        let change = change.weight(&modules[module]);
+        assert!(change.iter().all(|value| value.is_finite()), "{module}");
+    }
     assert_eq!(adapter.outline().trained_for(), "SD 1.x");
 
     let adapter = open("lora/simo_sd15_lora_disney.safetensors");

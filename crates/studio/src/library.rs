@@ -15,7 +15,11 @@ use std::{
     sync::Arc,
 };
 
-use engine::{ModelFile, checkpoint::header::TensorFile, inspect::inspect};
+use engine::{
+    ModelFile,
+    checkpoint::header::TensorFile,
+    inspect::{family::Family, inspect},
+};
 use fs_err as fs;
 
 use crate::{
@@ -200,13 +204,13 @@ impl Library {
     /// Nothing for a whole base model, or if there is none.
     #[must_use]
     pub fn lender(&self, checkpoint: &Path) -> Option<&Entry> {
-        let unet = inspect(checkpoint).ok().filter(ModelFile::is_unet)?;
-        let family = unet.family?.name?;
+        let unet = inspect(checkpoint).ok().filter(ModelFile::is_unet)?.family?;
+        unet.name?;
+        // A narrow model of a family has other text encoders than the family's own.
+        let is_alike = |other: &Family| (other.name, other.context) == (unet.name, unet.context);
         self.entries.iter().filter(|entry| entry.kind() == Some(Kind::BaseModel)).find(|entry| {
             inspect(&entry.path).is_ok_and(|other| {
-                other.usable
-                    && !other.is_unet()
-                    && other.family.and_then(|family| family.name) == Some(family)
+                other.usable && !other.is_unet() && other.family.as_ref().is_some_and(is_alike)
             })
         })
     }

@@ -14,12 +14,21 @@ the weights at strength 1:
     loha, loha_tucker LoHa in kohya's names, plain and in Tucker form
     half              locon in f16: the change is that of the rounded factors
 
+`algorithms/` holds a file for each other algorithm, and `algorithms.safetensors` the base weights
+(`base/<module>.weight`, `.bias`) and, in the form above, what LyCORIS and PEFT make of them at strength 1:
+
+    lokr, lokr_factored, lokr_tucker     LoKr with one factored matrix, with both, and in Tucker form
+    dora, dora_inputs, dora_locon        DoRA around LoRA: a norm for each output, each input; PEFT's own
+    oft, oft_rescaled, boft, oft_peft    rotations
+    hra, ia3, ia3_inputs, ia3_peft, glora, full
+
 `modules.json` lists the canonical names and the shapes of the base weights.
 
 Run: python make.py   (seconds). Written with torch 2.x (CPU), peft 0.21.2, lycoris-lora 4.1.3,
 safetensors 0.8.
 """
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -27,7 +36,13 @@ from pathlib import Path
 import torch
 from lycoris.modules.locon import LoConModule
 from lycoris.modules.loha import LohaModule
-from peft import LoHaConfig, LoraConfig, get_peft_model
+from lycoris.modules.boft import ButterflyOFTModule
+from lycoris.modules.diag_oft import DiagOFTModule
+from lycoris.modules.glora import GLoRAModule
+from lycoris.modules.ia3 import IA3Module
+from lycoris.modules.lokr import LokrModule
+from lycoris.modules.norms import NormModule
+from peft import HRAConfig, IA3Config, LoHaConfig, LoraConfig, OFTConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import nn
 
@@ -156,4 +171,145 @@ def main():
     save_file({k: v.contiguous() for k, v in deltas.items()}, HERE / "deltas.safetensors")
 
 
-main()
+
+def effective(layer, base):
+    """What a layer without activations does: its weight and bias, from what it makes of unit inputs."""
+    with torch.no_grad():
+        if isinstance(base, nn.Conv2d):
+            taps, inputs = base.kernel_size, base.in_channels
+            zero = torch.zeros(1, inputs, *taps)
+            units = torch.eye(zero.numel()).reshape(-1, inputs, *taps)
+            layer_padding, base.padding = base.padding, (0, 0)
+            call = lambda x: layer(x).reshape(x.shape[0], -1)
+            bias = call(zero)[0]
+            weight = (call(units) - bias).T.reshape(base.weight.shape)
+            base.padding = layer_padding
+        else:
+            bias = layer(torch.zeros(1, base.in_features))[0]
+            weight = (layer(torch.eye(base.in_features)) - bias).T.reshape(base.weight.shape)
+    return weight, bias
+
+
+def algorithms():
+    """The files and numbers of all other algorithms. Square sides, so that blocks divide them."""
+    torch.manual_seed(21)
+    folder = HERE / "algorithms"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    linears = {f"{BLOCK}.attn1.to_q": (16, 16, False), f"{BLOCK}.attn2.to_k": (24, 16, False),
+               f"{BLOCK}.attn1.to_out.0": (16, 16, True)}
+    convs = {"down_blocks.0.attentions.0.proj_in": (12, 16, 1),
+             "down_blocks.0.resnets.0.conv1": (8, 16, 3)}
+    numbers, bases = {}, {}
+    for path, (inputs, outputs, bias) in linears.items():
+        bases[path] = nn.Linear(inputs, outputs, bias=bias)
+    for path, (inputs, outputs, kernel) in convs.items():
+        bases[path] = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    bases["down_blocks.0.resnets.0.norm1"] = nn.GroupNorm(2, 8)
+    randomize(p for base in bases.values() for p in base.parameters())
+    for path, base in bases.items():
+        for part, value in base.named_parameters():
+            numbers[f"base/unet.{path}.{part}"] = value.detach().clone()
+
+    def note(name, path, base, weight, bias=None):
+        numbers[f"{name}/unet.{path}"] = (weight - base.weight).detach()
+        if bias is not None and base.bias is not None and not torch.allclose(bias, base.bias):
+            numbers[f"{name}/unet.{path}.bias"] = (bias - base.bias).detach()
+
+    def lycoris_file(name, kind, only=lambda base: not isinstance(base, nn.GroupNorm), scale=1 / 3,
+                     weight_of=None, alpha=2.5, dim=4, **options):
+        tensors = {}
+        for path, base in bases.items():
+            if not only(base):
+                continue
+            spelling = "lora_unet_" + path.replace(".", "_")
+            module = kind(spelling, base, lora_dim=dim, alpha=alpha, **options)
+            with torch.no_grad():
+                for key, parameter in module.named_parameters():
+                    if "dora_scale" in key:
+                        parameter.mul_(1 + torch.rand_like(parameter) / 3)
+                    elif key == "rescale":
+                        parameter.copy_(1 + torch.randn_like(parameter) / 5)
+                    elif not key.startswith("org"):
+                        parameter.copy_(torch.randn_like(parameter) * scale)
+            state = module.custom_state_dict() or module.state_dict()
+            state = {k: v for k, v in state.items() if not k.startswith("org")}
+            tensors |= {f"{spelling}.{k}": v.detach().clone().contiguous() for k, v in state.items()}
+            if weight_of:
+                weight, bias = weight_of(module, base)
+            else:
+                weight, bias = module.get_merged_weight(1)
+            note(name, path, base, weight.reshape(base.weight.shape), bias)
+        save_file(tensors, folder / f"{name}.safetensors", {"ss_network_module": "lycoris.kohya"})
+
+    # As in training: LoKr's merged weight has alpha / rank twice.
+    plain = lambda module, base: (
+        base.weight + module.get_weight(base.weight.shape).reshape(base.weight.shape), None)
+    lycoris_file("lokr", LokrModule, weight_of=plain, dim=2, factor=2)
+    lycoris_file("lokr_factored", LokrModule, weight_of=plain, decompose_both=True, dim=2, factor=2)
+    lycoris_file("lokr_tucker", LokrModule, weight_of=plain, use_tucker=True, dim=2, factor=2)
+    lycoris_file("dora", LoConModule, weight_decompose=True, wd_on_out=True)
+    lycoris_file("dora_inputs", LoConModule, weight_decompose=True, wd_on_out=False)
+    lycoris_file("oft", DiagOFTModule, alpha=0)
+    lycoris_file("oft_rescaled", DiagOFTModule, alpha=0.01, rescaled=True)
+    lycoris_file("boft", ButterflyOFTModule, alpha=0)
+    lycoris_file("glora", GLoRAModule)
+    # A definition rather than a calculation; LyCORIS' module takes the base's own weight apart.
+    tensors = {}
+    for path, base in bases.items():
+        spelling = "lora_unet_" + path.replace(".", "_")
+        for part, ending in (("weight", "diff"), ("bias", "diff_b")):
+            value = getattr(base, part)
+            if value is not None:
+                tensors[f"{spelling}.{ending}"] = torch.randn_like(value)
+                suffix = "" if part == "weight" else ".bias"
+                numbers[f"full/unet.{path}{suffix}"] = tensors[f"{spelling}.{ending}"].clone()
+    save_file(tensors, folder / "full.safetensors")
+    lycoris_file("ia3", IA3Module)
+    lycoris_file("ia3_inputs", IA3Module, train_on_input=True)
+    lycoris_file("norm", NormModule, only=lambda base: isinstance(base, nn.GroupNorm))
+
+    def peft_file(name, make, only=lambda base: not isinstance(base, nn.GroupNorm)):
+        paths = [path for path, base in bases.items() if only(base)]
+        root = tree(UNet2DConditionModel(), {path: copy.deepcopy(bases[path]) for path in paths})
+        model = get_peft_model(root, make(paths))
+        marks = ("lora_", "oft_", "hra_", "ia3_")
+        with torch.no_grad():
+            for key, parameter in model.named_parameters():
+                if "magnitude" in key or "ia3_" in key:
+                    parameter.mul_(1 + torch.rand_like(parameter) / 3)
+                elif any(mark in key for mark in marks):
+                    parameter.copy_(torch.randn_like(parameter) / 8)
+        model.eval()
+        target = folder / name
+        model.save_pretrained(target)
+        (target / "README.md").unlink(missing_ok=True)
+        written = json.loads((target / "adapter_config.json").read_text())
+        for key in ("target_modules", "feedforward_modules"):
+            if isinstance(written.get(key), list):
+                written[key].sort()
+        (target / "adapter_config.json").write_text(json.dumps(written, indent=1) + "\n")
+        for path in paths:
+            layer = model.base_model.model.get_submodule(path)
+            note(name, path, bases[path], *effective_of(layer, bases[path]))
+
+    def effective_of(layer, base):
+        if isinstance(base, nn.Conv2d):
+            layer.base_layer.padding = (0, 0)
+            return effective(layer, layer.base_layer)
+        return effective(layer, base)
+
+    linear = lambda base: isinstance(base, nn.Linear)
+    peft_file("dora_peft", lambda paths: LoraConfig(r=4, lora_alpha=6, use_dora=True, target_modules=paths),
+              only=linear)
+    peft_file("oft_peft", lambda paths: OFTConfig(oft_block_size=4, r=0, use_cayley_neumann=True,
+                                                  target_modules=paths), only=linear)
+    peft_file("hra_peft", lambda paths: HRAConfig(r=4, target_modules=paths, init_weights=False), only=linear)
+    peft_file("ia3_peft", lambda paths: IA3Config(target_modules=paths, feedforward_modules=[
+        f"{BLOCK}.attn1.to_out.0"]), only=linear)
+    save_file({k: v.contiguous() for k, v in numbers.items()}, HERE / "algorithms.safetensors")
+
+
+if __name__ == "__main__":
+    main()
+    algorithms()

@@ -15,24 +15,6 @@ const fn named(
     Algorithm { id, name, suffixes, recognizes, rank: |_| None, inputs: |_| None, apply: None }
 }
 
-/// A magnitude around any of the low-rank algorithms, so it is looked for before them. Liu et al.,
-/// 2024, <https://arxiv.org/abs/2402.09353>.
-pub(super) static DORA: Algorithm = Algorithm {
-    rank: |parts| parts.shape("down")?.first().copied(),
-    inputs: |parts| parts.shape("down")?.get(1).copied(),
-    ..named(
-        "dora",
-        "DoRA",
-        &[
-            ("dora_scale", "magnitude"),
-            ("lora_magnitude_vector.weight", "magnitude"),
-            ("lora_magnitude_vector", "magnitude"),
-            ("magnitude", "magnitude"),
-        ],
-        |parts| parts.has("magnitude"),
-    )
-};
-
 /// Zhang et al., 2023, <https://arxiv.org/abs/2303.10512>.
 pub(super) static ADALORA: Algorithm =
     named("adalora", "AdaLoRA", &[("lora_E", "singular_values")], |parts| {
@@ -55,93 +37,6 @@ pub(super) static SPARSE: Algorithm = named(
     |parts| parts.has("indices") || parts.has("values"),
 );
 
-/// Kronecker products; Yeh et al., 2023, <https://arxiv.org/abs/2309.14859>.
-pub(super) static LOKR: Algorithm = Algorithm {
-    rank: |parts| parts.shape("kronecker_w2_b").or(parts.shape("kronecker_w1_b"))?.first().copied(),
-    inputs: |parts| {
-        let columns =
-            |whole: &str, right: &str| parts.shape(whole).or(parts.shape(right))?.get(1).copied();
-        columns("kronecker_w1", "kronecker_w1_b")?
-            .checked_mul(columns("kronecker_w2", "kronecker_w2_b")?)
-    },
-    ..named(
-        "lokr",
-        "LoKr",
-        &[
-            ("lokr_w1", "kronecker_w1"),
-            ("lokr_w1_a", "kronecker_w1_a"),
-            ("lokr_w1_b", "kronecker_w1_b"),
-            ("lokr_w2", "kronecker_w2"),
-            ("lokr_w2_a", "kronecker_w2_a"),
-            ("lokr_w2_b", "kronecker_w2_b"),
-            ("lokr_t2", "kronecker_t2"),
-        ],
-        |parts| {
-            (parts.has("kronecker_w1")
-                || parts.has("kronecker_w1_a") && parts.has("kronecker_w1_b"))
-                && (parts.has("kronecker_w2")
-                    || parts.has("kronecker_w2_a") && parts.has("kronecker_w2_b"))
-        },
-    )
-};
-
-/// Block-wise rotations; Qiu et al., 2023, <https://arxiv.org/abs/2306.07280>.
-pub(super) static OFT: Algorithm = named(
-    "oft",
-    "OFT",
-    &[
-        ("oft_blocks", "blocks"),
-        ("oft_diag", "rotation"),
-        ("oft_R.weight", "generator"),
-        ("oft_R", "generator"),
-        ("oft_R.scaled_oft", "scaled"),
-        ("rescale", "rescale"),
-    ],
-    |parts| parts.has("blocks") || parts.has("rotation") || parts.has("generator"),
-);
-
-/// The same in several stages; Liu et al., 2023, <https://arxiv.org/abs/2311.06243>.
-pub(super) static BOFT: Algorithm =
-    named("boft", "BOFT", &[("boft_R", "stages"), ("boft_s", "stage_scale")], |parts| {
-        parts.has("stages") || parts.shape("blocks").is_some_and(|shape| shape.len() == 4)
-    });
-
-/// Chavan et al., 2023, <https://arxiv.org/abs/2306.07967>.
-pub(super) static GLORA: Algorithm = named(
-    "glora",
-    "GLoRA",
-    &[
-        ("a1.weight", "a1"),
-        ("a2.weight", "a2"),
-        ("b1.weight", "b1"),
-        ("b2.weight", "b2"),
-        ("bm.weight", "bm"),
-    ],
-    |parts| parts.has("a1") && parts.has("a2") && parts.has("b1") && parts.has("b2"),
-);
-
-/// One factor per input or output; Liu et al., 2022, <https://arxiv.org/abs/2205.05638>.
-pub(super) static IA3: Algorithm = named(
-    "ia3",
-    "(IA)³",
-    &[("on_input", "on_input"), ("weight", "weight"), ("ia3_l", "factors")],
-    |parts| parts.has("factors") || parts.has("weight") && parts.has("on_input"),
-);
-
-/// The whole change, not factored.
-pub(super) static FULL: Algorithm =
-    named("full", "a full difference", &[("diff", "diff"), ("diff_b", "diff_b")], |parts| {
-        parts.has("diff") || parts.has("diff_b")
-    });
-
-/// Changes of norms.
-pub(super) static NORM: Algorithm = named(
-    "norm",
-    "a difference of norms",
-    &[("w_norm", "w_norm"), ("b_norm", "b_norm")],
-    |parts| parts.has("w_norm") || parts.has("b_norm"),
-);
-
 /// Another weight in place of the base's.
 pub(super) static REPLACEMENT: Algorithm = named(
     "replacement",
@@ -149,3 +44,24 @@ pub(super) static REPLACEMENT: Algorithm = named(
     &[("set_weight", "set_weight"), ("reshape_weight", "reshape_weight")],
     |parts| parts.has("set_weight") || parts.has("reshape_weight"),
 );
+
+/// PEFT's butterflies turn inputs, and say in their configuration how.
+pub(super) static BOFT_OF_INPUTS: Algorithm = named(
+    "boft_input",
+    "BOFT of inputs",
+    &[("boft_R", "stages"), ("boft_s", "stage_scale")],
+    |parts| parts.has("stages"),
+);
+
+/// Kopiczko et al., 2023, <https://arxiv.org/abs/2310.11454>: the matrices are random, and mostly not in the file.
+pub(super) static VERA: Algorithm =
+    named("vera", "VeRA", &[("vera_lambda_b", "vera_b"), ("vera_lambda_d", "vera_d")], |parts| {
+        parts.has("vera_b") || parts.has("vera_d")
+    });
+
+/// Gao et al., 2024, <https://arxiv.org/abs/2405.03003>: a few coefficients of the change's spectrum, at random
+/// places.
+pub(super) static FOURIER: Algorithm =
+    named("fourierft", "FourierFT", &[("fourierft_spectrum", "spectrum")], |parts| {
+        parts.has("spectrum")
+    });

@@ -7,7 +7,7 @@
 use crate::{
     Result,
     adapter::{
-        Algorithm, Apply, Delta,
+        Algorithm, Apply, Base, Delta,
         parts::{Parts, Suffix, dimensions, transposed, tucker},
     },
 };
@@ -68,7 +68,8 @@ fn fits(parts: &Parts, shape: &[usize]) -> bool {
     })
 }
 
-fn add_delta(parts: &Parts, shape: &[usize], weight: f64, delta: &mut Delta) -> Result<()> {
+fn add_delta(parts: &Parts, base: &Base<'_>, weight: f64, delta: &mut Delta) -> Result<()> {
+    let shape = base.shape();
     let (outputs, inputs, taps) = dimensions(shape).expect("checked by `fits`");
     let half = |[a, core, b]: [&str; 3]| -> Result<Vec<f32>> {
         let (left, right) = (parts.read(a)?, parts.read(b)?);

@@ -11,7 +11,7 @@
 use crate::{
     Result,
     adapter::{
-        Algorithm, Apply, Delta,
+        Algorithm, Apply, Base, Delta,
         parts::{Pair, Parts, Suffix, dimensions, tucker},
     },
 };
@@ -98,7 +98,8 @@ fn fits(parts: &Parts, shape: &[usize]) -> bool {
     bias_fits && factors_fit && parts.shape("up").and_then(|up| up.first()) == Some(&outputs)
 }
 
-fn add_delta(parts: &Parts, shape: &[usize], weight: f64, delta: &mut Delta) -> Result<()> {
+fn add_delta(parts: &Parts, base: &Base<'_>, weight: f64, delta: &mut Delta) -> Result<()> {
+    let shape = base.shape();
     let (left, right) = (parts.read("up")?, parts.read("down")?);
     let rank = rank(parts).expect("checked by `fits`");
     let scale = (weight * parts.scale(rank)?) as f32;

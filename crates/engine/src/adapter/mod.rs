@@ -19,12 +19,18 @@
 //! **Invariant:** a change depends on the adapter, the unpatched base and the weight, and on nothing
 //! else: not on other adapters, not on the number of threads.
 
+mod dora;
+mod full;
+mod glora;
+mod ia3;
 mod known;
 mod loha;
+mod lokr;
 mod lora;
 pub(crate) mod parts;
 pub(crate) mod patch;
 mod peft;
+mod rotation;
 mod spelling;
 mod target;
 
@@ -36,7 +42,7 @@ use std::{
 
 use fs_err as fs;
 
-pub use parts::Delta;
+pub use parts::{Base, Delta};
 use parts::{COMMON, Group, Parts, Suffix};
 use peft::Settings;
 use spelling::{Spelled, Spellings};
@@ -84,28 +90,33 @@ impl Algorithm {
 struct Apply {
     /// Whether the parts make up a change for a base weight of this shape. Decides by the header.
     fits: fn(&Parts, &[usize]) -> bool,
-    /// Adds the change of a base weight of this shape, at a weight of the adapter, to the sum. Only
-    /// called if the parts fit.
-    add_delta: fn(&Parts, &[usize], f64, &mut Delta) -> Result<()>,
+    /// Adds the change of a base weight, at a weight of the adapter, to the sum. Only called if the parts
+    /// fit.
+    add_delta: fn(&Parts, &Base<'_>, f64, &mut Delta) -> Result<()>,
 }
 
 /// Every algorithm, the more particular before those that they build on.
 pub static ALGORITHMS: &[&Algorithm] = &[
-    &known::DORA,
+    &dora::DORA,
     &known::ADALORA,
     &known::EMBEDDING,
     &known::SPARSE,
     &lora::LOCON,
     &lora::LORA,
     &loha::LOHA,
-    &known::LOKR,
-    &known::BOFT,
-    &known::OFT,
-    &known::GLORA,
-    &known::IA3,
-    &known::FULL,
-    &known::NORM,
+    &lokr::LOKR,
+    &rotation::BOFT,
+    &rotation::OFT,
+    &rotation::INPUT_OFT,
+    &rotation::HRA,
+    &glora::GLORA,
+    &ia3::IA3,
+    &full::FULL,
+    &full::NORM,
+    &known::BOFT_OF_INPUTS,
     &known::REPLACEMENT,
+    &known::VERA,
+    &known::FOURIER,
 ];
 
 /// How tensors' names start that belong to no module here, and what they are.
@@ -464,7 +475,8 @@ impl Outline {
     fn report_extra_parts(&self, parts: &Parts, algorithm: &Algorithm, fit: &mut Fit) {
         let known = |part: &str| {
             let mut suffixes = algorithm.suffixes.iter().chain(COMMON);
-            suffixes.any(|row| row.1 == part)
+            let inside = algorithm.id == dora::DORA.id && dora::is_inner_part(parts, part);
+            inside || suffixes.any(|row| row.1 == part)
         };
         // An algorithm that is not applied is reported as a whole.
         if algorithm.apply.is_some() {
@@ -491,7 +503,7 @@ impl Outline {
                 path: self.contents.path.clone(),
                 wanted: "an adapter",
                 found: format!("made with {name}, which is not supported yet"),
-                advice: "Turn it off, or use a LoRA or LoHa instead".into(),
+                advice: "Turn it off, or use one of another algorithm".into(),
             });
         }
         let start = |row: &&(&str, &str)| {
@@ -555,11 +567,11 @@ impl Adapter {
     /// Adds this adapter's change of one module to `delta`.
     ///
     /// * `fit`: this adapter's, for the base model of the module
-    /// * `shape`: that of the base model's weight, `(out, in)` or `(out, in, kh, kw)`
+    /// * `base`: the module there
     /// * `weight`: how much of the adapter is applied; may be negative
     /// * `delta`: the sum so far; nothing is added for a module that the adapter does not change
     ///
-    /// Runs on the calling thread and gives the same bits every time.
+    /// Gives the same bits every time, with any number of threads.
     ///
     /// # Errors
     /// [`Error::NotFinite`] names the tensor that holds NaN or infinity; [`Error::Changed`] if the
@@ -568,14 +580,14 @@ impl Adapter {
         &self,
         fit: &Fit,
         module: &str,
-        shape: &[usize],
+        base: &Base<'_>,
         weight: f64,
         delta: &mut Delta,
     ) -> Result<()> {
         let Some(&group) = fit.modules.get(module) else { return Ok(()) };
         let (group, algorithm) = &self.outline.contents.groups[group];
         let apply = algorithm.apply.expect("only what can be applied fits");
-        (apply.add_delta)(&self.outline.contents.parts(group), shape, weight, delta)
+        (apply.add_delta)(&self.outline.contents.parts(group), base, weight, delta)
     }
 }
 

@@ -1,6 +1,6 @@
 //! One module's share of an adapter file: its tensors, by what they are for.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, sync::OnceLock};
 
 use kernels::product::{Factors, LowRank};
 
@@ -94,7 +94,22 @@ impl<'a> Parts<'a> {
         } else {
             self.settings.scale(&self.group.spelling, rank).unwrap_or(1.0)
         };
-        Ok(scale * self.number("scalar")?.unwrap_or(1.0))
+        Ok(scale * self.scalar()?)
+    }
+
+    /// A learned factor that stands beside the change.
+    pub(super) fn scalar(&self) -> Result<f64> {
+        Ok(self.number("scalar")?.unwrap_or(1.0))
+    }
+
+    /// The error of a module whose numbers, not only its shapes, do not go with the base weight.
+    pub(super) fn misfit(&self, expected: &str) -> Error {
+        Error::WrongShape {
+            path: self.file.path().to_owned(),
+            tensor: self.group.spelling.clone(),
+            found: self.shape("weight").unwrap_or_default().to_vec(),
+            expected: expected.to_owned(),
+        }
     }
 
     /// Alpha, as a tensor or from the configuration.
@@ -111,6 +126,49 @@ impl<'a> Parts<'a> {
         };
         let all = self.group.tensors.iter().filter(|(part, _)| **part != "alpha");
         all.map(|(_, name)| part(name)).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The module that is changed, as the base model has it: unpatched.
+pub struct Base<'a> {
+    shape: &'a [usize],
+    bias: Option<&'a [f32]>,
+    read: &'a (dyn Fn() -> Result<Vec<f32>> + Sync),
+    weight: OnceLock<Vec<f32>>,
+}
+
+impl<'a> Base<'a> {
+    /// * `shape`: of the weight, `(out)`, `(out, in)` or `(out, in, kh, kw)`
+    /// * `read`: gives the weight in f32 and in the file's order; called only for algorithms that need it
+    pub fn new(
+        shape: &'a [usize],
+        bias: Option<&'a [f32]>,
+        read: &'a (dyn Fn() -> Result<Vec<f32>> + Sync),
+    ) -> Base<'a> {
+        Base { shape, bias, read, weight: OnceLock::new() }
+    }
+
+    pub(super) fn shape(&self) -> &'a [usize] {
+        self.shape
+    }
+
+    pub(super) fn bias(&self) -> Option<&'a [f32]> {
+        self.bias
+    }
+
+    /// The weight, read once for all adapters.
+    pub(super) fn weight(&self) -> Result<&[f32]> {
+        if let Some(weight) = self.weight.get() {
+            return Ok(weight);
+        }
+        let weight = (self.read)()?;
+        Ok(self.weight.get_or_init(|| weight))
+    }
+}
+
+impl fmt::Debug for Base<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Base({:?})", self.shape)
     }
 }
 

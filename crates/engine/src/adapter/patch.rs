@@ -23,7 +23,7 @@ use rayon::prelude::*;
 
 use crate::{
     AdapterUse, Error, PatchReport, Phase, Precision, Progress, Result, Watch,
-    adapter::{Adapter, AdapterReport, Delta, Fit},
+    adapter::{Adapter, AdapterReport, Base, Delta, Fit},
     architecture::Modules,
     checkpoint::Tensors,
     model::layers::Layers,
@@ -187,8 +187,15 @@ fn patched(
     let base = tensors.weight(module)?;
     let mut bias = tensors.bias(module, base.shape[0])?;
     let mut delta = Delta::default();
+    let read = || {
+        let mut weight = vec![0.0; base.shape.iter().product()];
+        base.read(0, &mut weight)?;
+        Ok(weight)
+    };
+    let unpatched = bias.clone();
+    let module_base = Base::new(&base.shape, unpatched.as_deref(), &read);
     for (coat, m) in acting(stack, module) {
-        coat.fitted.adapter.add_delta(&coat.fitted.fit, module, &base.shape, m, &mut delta)?;
+        coat.fitted.adapter.add_delta(&coat.fitted.fit, module, &module_base, m, &mut delta)?;
     }
     match (&mut bias, &delta.bias) {
         (Some(bias), Some(change)) => add(bias, change),

@@ -12,7 +12,7 @@ export const KINDS: Record<ModelKind, Words> = {
 	adapter: {
 		name: 'Adapters',
 		none: 'No adapters yet',
-		how: 'LoRA, LoCon and LoHa files that you drop onto the window are copied here, and put on the stack. A folder of another program can be added at the left; its files stay where they are.'
+		how: 'LoRA files and their relatives (LoCon, LoHa, LoKr, DoRA, …) that you drop onto the window are copied here, and put on the stack. A folder of another program can be added at the left; its files stay where they are.'
 	},
 	checkpoint: {
 		name: 'Ground models',

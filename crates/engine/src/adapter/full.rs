@@ -1,0 +1,66 @@
+//! The whole change, not factored: of weights and biases, and of norms.
+
+use crate::{
+    Result,
+    adapter::{Algorithm, Apply, Base, Delta, parts::Parts},
+};
+
+/// `W + m · diff`, `bias + m · diff_b`.
+pub(super) static FULL: Algorithm = Algorithm {
+    id: "full",
+    name: "a full difference",
+    suffixes: &[("diff", "diff"), ("diff_b", "diff_b")],
+    recognizes: |parts| parts.has("diff") || parts.has("diff_b"),
+    rank: |_| None,
+    inputs: |parts| parts.shape("diff")?.get(1).copied(),
+    apply: Some(Apply {
+        fits: |parts, shape| fits(parts, shape, ["diff", "diff_b"]),
+        add_delta: |parts, base, weight, delta| {
+            add_delta(parts, base, weight, delta, ["diff", "diff_b"])
+        },
+    }),
+};
+
+/// The same of norms, as LyCORIS names it.
+pub(super) static NORM: Algorithm = Algorithm {
+    id: "norm",
+    name: "a difference of norms",
+    suffixes: &[("w_norm", "w_norm"), ("b_norm", "b_norm")],
+    recognizes: |parts| parts.has("w_norm") || parts.has("b_norm"),
+    rank: |_| None,
+    inputs: |_| None,
+    apply: Some(Apply {
+        fits: |parts, shape| fits(parts, shape, ["w_norm", "b_norm"]),
+        add_delta: |parts, base, weight, delta| {
+            add_delta(parts, base, weight, delta, ["w_norm", "b_norm"])
+        },
+    }),
+};
+
+fn fits(parts: &Parts, shape: &[usize], [of_weight, of_bias]: [&str; 2]) -> bool {
+    let elements: usize = shape.iter().product();
+    parts.elements(of_weight).is_none_or(|found| found == elements)
+        && parts.elements(of_bias).is_none_or(|found| Some(&found) == shape.first())
+        && parts.shape(of_weight).is_none_or(|found| found.first() == shape.first())
+}
+
+fn add_delta(
+    parts: &Parts,
+    base: &Base<'_>,
+    weight: f64,
+    delta: &mut Delta,
+    [of_weight, of_bias]: [&str; 2],
+) -> Result<()> {
+    let shape = base.shape();
+    let scale = (weight * parts.scalar()?) as f32;
+    let add = |sums: &mut [f32], change: Vec<f32>| {
+        sums.iter_mut().zip(change).for_each(|(sum, change)| *sum += scale * change);
+    };
+    if parts.has(of_weight) {
+        add(delta.rest(shape), parts.read(of_weight)?);
+    }
+    if parts.has(of_bias) {
+        add(delta.bias(shape[0]), parts.read(of_bias)?);
+    }
+    Ok(())
+}
