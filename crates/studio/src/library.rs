@@ -18,7 +18,7 @@ use std::{
 use engine::{
     ModelFile,
     checkpoint::header::TensorFile,
-    inspect::{family::Family, inspect},
+    inspect::{Family, inspect},
 };
 use fs_err as fs;
 
