@@ -136,7 +136,7 @@ fn models_without_a_part() {
 
     // The UNet by itself borrows what it lacks; an adapter where a base model is wanted and the other way round.
     let unet = "unet/diffusion_pytorch_model.safetensors";
-    let run = desk.run(&small(&format!("--model {unet} --out out")));
+    let run = desk.run(&small(&format!("--model {unet} --out borrowed/a.png")));
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert!(run.stderr.contains("a UNet alone"), "{}", run.stderr);
     let adapter = format!("{STARTER}/adapters/ink.safetensors");
