@@ -109,6 +109,7 @@ impl Engine {
         };
         // The models that are in use do not count: both are needed at once.
         let mut refiner = self.take(&second)?;
+        require_same_latents(&base.loaded, &refiner.loaded)?;
         let made = paint(base, Some((&mut refiner, &second)), request, watch);
         self.loaded.push(refiner.loaded);
         made
@@ -160,7 +161,6 @@ fn paint(
     let refiner = match refiner {
         Some((refiner, request)) => {
             let (words, _) = prepare(refiner, request, &mut warnings, watch)?;
-            require_same_latents(&base.loaded, &refiner.loaded)?;
             Some((refiner, request, words))
         }
         None => None,
@@ -211,9 +211,11 @@ fn paint(
                 let step = (refiner.switch_at * f64::from(request.steps)).ceil() as usize;
                 let from = schedule.get(step).copied().unwrap_or(0.0);
                 (from > 0.0)
-                    .then(|| Guided::new(loaded, conditioning, Vec::new(), request))
+                    .then(|| -> Result<_> {
+                        let beside = loaded.inpainting(request)?;
+                        Ok((Guided::new(loaded, conditioning, beside, request)?, from))
+                    })
                     .transpose()?
-                    .map(|guided| (guided, from))
             }
             _ => None,
         },

@@ -153,8 +153,8 @@ pub enum Error {
 
     /// There is less memory than the picture needs.
     #[error(
-        "not enough memory: {doing} takes about {} MB, and {} MB are free. Choose a smaller picture, \
-         or close other programs", .needed / 1_000_000, .available / 1_000_000
+        "not enough memory: {doing} takes about {} MB, and {} MB are free. {advice}, or close other \
+         programs", .needed / 1_000_000, .available / 1_000_000
     )]
     OutOfMemory {
         /// What needs it, as a noun.
@@ -163,6 +163,8 @@ pub enum Error {
         needed: u64,
         /// Bytes.
         available: u64,
+        /// What else would do, as the beginning of a sentence.
+        advice: &'static str,
     },
 
     /// The watcher asked to stop.

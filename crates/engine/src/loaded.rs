@@ -7,7 +7,7 @@ use std::{
 };
 
 use candle_core::{Device, Tensor};
-use kernels::conv::Size;
+use kernels::{conv::Size, memory};
 
 use crate::{
     Conditioning, Error, Image, InitImage, PatchReport, Phase, Pooled, Precision, Progress,
@@ -177,11 +177,22 @@ impl Loaded {
     /// Fails before anything is read if the weights do not fit into what memory is left.
     pub(crate) fn require_memory(&self, request: &Request) -> Result<()> {
         let needed = self.needed_bytes(request);
-        match device::available_memory().filter(|&available| available < needed) {
+        let short = || device::available_memory().filter(|&available| available < needed);
+        if short().is_some() {
+            // What is kept for intermediate results is ours to give.
+            memory::give_back();
+        }
+        match short() {
             None => Ok(()),
-            Some(available) => {
-                Err(Error::OutOfMemory { doing: "loading the base model", needed, available })
-            }
+            Some(available) => Err(Error::OutOfMemory {
+                doing: "loading the base model",
+                needed,
+                available,
+                advice: match request.precision {
+                    Precision::Bf16 => "Choose a smaller base model",
+                    _ => "Choose precision bf16, which takes half",
+                },
+            }),
         }
     }
 
@@ -709,6 +720,7 @@ impl Loaded {
             doing: "decoding the picture",
             needed: decoder.peak_bytes(usize::pow(8 * tile::SMALLEST, 2) as u64),
             available,
+            advice: "Choose a smaller picture",
         })
     }
 
