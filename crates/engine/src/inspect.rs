@@ -551,6 +551,9 @@ fn describe_sorted(path: &Path, sorted: &Sorted) -> ModelFile {
     answer.naming = Some(if sorted.original { "original (LDM)" } else { "diffusers" });
     answer.components = components;
     answer.family = family_of_unet(&modules);
+    if modules.get("unet.conv_in").and_then(|shape| shape.get(1)) == Some(&9) {
+        answer.notes.push("It is for inpainting: its UNet takes 9 channels.".into());
+    }
     if kind == Kind::BaseModel && !missing.is_empty() && usable_family(&modules) {
         answer.notes.push(format!("It has no {}.", missing.join(" and no ")));
     }
@@ -972,11 +975,6 @@ fn inspect_diffusers_folder(path: &Path) -> Result<ModelFile> {
             .collect();
         answer
     };
-    if let Some(channels) = config.as_ref().and_then(|config| config.get("in_channels")?.as_u64())
-        && channels == 9
-    {
-        answer.notes.push("It is for inpainting: its UNet takes 9 channels.".into());
-    }
     for (name, reason) in absent {
         answer.notes.push(format!("{}: {reason}.", capitalized(name)));
     }

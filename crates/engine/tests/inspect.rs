@@ -122,6 +122,21 @@ fn checkpoints_are_told_by_their_structure() {
     }
 }
 
+/// Models for inpainting are base models of their family, and say so in either layout.
+#[test]
+fn inpainting_models_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, model) = (folder.path().join("a.safetensors"), folder.path().join("model"));
+    write_single_file("inpaint", &file);
+    write_folder("inpaint", &model);
+    for path in [file, model] {
+        let answer = inspect(&path).unwrap();
+        assert_is(&answer, Kind::BaseModel, "an SD 1.x base model");
+        assert!(answer.usable, "{answer}");
+        assert!(answer.notes.iter().any(|note| note.contains("inpainting")), "{answer}");
+    }
+}
+
 /// Both text encoders are counted, though their tensors have the same names in a folder.
 #[test]
 fn two_text_encoders_are_told_apart() {

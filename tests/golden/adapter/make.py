@@ -18,9 +18,9 @@ the weights at strength 1:
 (`base/<module>.weight`, `.bias`) and, in the form above, what LyCORIS and PEFT make of them at strength 1:
 
     lokr, lokr_factored, lokr_tucker     LoKr with one factored matrix, with both, and in Tucker form
-    dora, dora_inputs, dora_locon        DoRA around LoRA: a norm for each output, each input; PEFT's own
-    oft, oft_rescaled, boft, oft_peft    rotations
-    hra, ia3, ia3_inputs, ia3_peft, glora, full
+    dora, dora_inputs, dora_peft         DoRA around LoRA: a norm for each output, each input; PEFT's own
+    oft, oft_rescaled, boft, oft_peft, hra_peft   rotations
+    ia3, ia3_inputs, ia3_peft, glora, full, norm
 
 `modules.json` lists the canonical names and the shapes of the base weights.
 
