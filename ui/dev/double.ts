@@ -4,9 +4,11 @@
  * the address: `?pictures=100000&cards=2000&session=…&theme=light&slow=1`.
  */
 import type {
+	ConvertWish,
 	Dropped,
 	Event,
 	Failure,
+	FolderOffer,
 	GalleryImage,
 	GalleryQuery,
 	GenerationParams,
@@ -113,6 +115,8 @@ let progress: JobProgress | null = null;
 let nextJob = 1;
 let timer: ReturnType<typeof setTimeout> | undefined;
 let revision = 1;
+let converting: ReturnType<typeof setTimeout> | undefined;
+let offers: FolderOffer[] = [{ program: 'ComfyUI', path: '/home/me/ComfyUI', models: 214 }];
 
 const fail = (
 	message: string,
@@ -441,7 +445,23 @@ const commands: Record<string, Command> = {
 	library: () => ({
 		revision,
 		cards: [...cards],
-		folders: [{ name: 'Library', path: '.local/share/impasto/models', own: true, problem: null }],
+		folders: [
+			{
+				name: 'Library',
+				path: '.local/share/impasto/models',
+				own: true,
+				program: null,
+				problem: null
+			},
+			...settings.model_folders.map((path) => ({
+				name: path.split('/').at(-1) ?? path,
+				path,
+				own: false,
+				program: path.includes('Comfy') ? 'ComfyUI' : null,
+				problem: null
+			}))
+		],
+		offers: [...offers],
 		scanning: false
 	}),
 	fits: ({ adapters }: { adapters: number[] }) =>
@@ -468,6 +488,7 @@ const commands: Record<string, Command> = {
 		if (note.trigger_words) card.trigger_words = note.trigger_words;
 		if (note.default_weight !== null) card.default_weight = note.default_weight;
 		if (note.pigment !== null) card.pigment = note.pigment;
+		if (note.prediction) card.summary = note.prediction.replace('_', '-');
 		send({ event: 'library', data: { revision: ++revision } });
 	},
 	set_cover: ({ card: id, image }: { card: number; image: number | null }) => {
@@ -484,6 +505,35 @@ const commands: Record<string, Command> = {
 			if (done < total) setTimeout(tick, 200);
 		};
 		tick();
+	},
+	plan_conversion: ({ card: id, wish }: { card: number; wish: ConvertWish }) => {
+		const card = cardOf(id);
+		const share = wish.precision === 'f32' ? 2 : 1;
+		const suffix = wish.precision ? `-${wish.precision}` : '';
+		return {
+			name: wish.name ?? `${card?.name}${suffix}`,
+			place: '.local/share/impasto/models/checkpoints',
+			bytes: Math.round((card?.bytes ?? 0) * share),
+			free: 212_000_000_000,
+			from_folder: card?.starter === true && card.kind === 'checkpoint',
+			problem: null
+		};
+	},
+	convert_model: ({ card }: { card: number }) => {
+		let done = 0;
+		const total = cardOf(card)?.bytes ?? 1;
+		const tick = () => {
+			done = Math.min(done + total / 10, total);
+			const made = done < total ? null : card;
+			send({ event: 'converting', data: { card, done, total, made, error: null } });
+			if (done < total) converting = setTimeout(tick, 200);
+		};
+		tick();
+	},
+	cancel_conversion: () => clearTimeout(converting),
+	decline_folder: ({ path }: { path: string }) => {
+		offers = offers.filter((offer) => offer.path !== path);
+		send({ event: 'library', data: { revision: ++revision } });
 	},
 	key_listing: () => '{"unet.conv_in.weight": [320, 4, 3, 3]}',
 	describe_drop: ({ paths }: { paths: string[] }) => paths.map(describe),
@@ -523,7 +573,9 @@ const commands: Record<string, Command> = {
 	},
 	set_settings: (args: { settings: Settings }) => {
 		settings = args.settings;
+		offers = offers.filter((offer) => !settings.model_folders.includes(offer.path));
 		send({ event: 'settings', data: settings });
+		send({ event: 'library', data: { revision: ++revision } });
 	},
 	choose_files: () => [],
 	choose_folder: () => null,

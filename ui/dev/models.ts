@@ -36,6 +36,7 @@ function card(part: Partial<ModelCard> & Pick<ModelCard, 'name' | 'title' | 'kin
 		folder: 0,
 		family: 'SD 1.x',
 		summary: '',
+		precision: 'f16',
 		algorithm: null,
 		rank: null,
 		modules: 0,
@@ -54,7 +55,13 @@ function card(part: Partial<ModelCard> & Pick<ModelCard, 'name' | 'title' | 'kin
 		acceleration: null,
 		facts: [],
 		used_at: null,
-		note: { title: null, trigger_words: null, default_weight: null, pigment: null },
+		note: {
+			title: null,
+			trigger_words: null,
+			default_weight: null,
+			pigment: null,
+			prediction: null
+		},
 		...part
 	};
 }
@@ -116,6 +123,7 @@ export function cards(more: number): ModelCard[] {
 			name: 'sd15',
 			title: 'Stable Diffusion 1.5',
 			summary: 'epsilon',
+			precision: 'PyTorch file · f32',
 			bytes: 4_265_000_000,
 			modules: 1_130,
 			folder: null,

@@ -211,7 +211,8 @@ pub(crate) struct PictureArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct LibraryArgs {
-    /// A folder in which models are found by name; can be repeated
+    /// A folder in which models are found by name, one of another program (AUTOMATIC1111, ComfyUI, …) too;
+    /// can be repeated
     #[arg(long, value_name = "DIR")]
     pub(crate) models: Vec<PathBuf>,
 }

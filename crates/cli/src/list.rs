@@ -52,6 +52,9 @@ pub(crate) fn list(args: &ListArgs) -> Result<()> {
 fn files(args: &LibraryArgs, kind: Kind) -> Result<Vec<Value>> {
     let folders = Folders { models: args.models.clone(), ..Folders::of_this_machine() };
     let library = Library::open(folders)?;
+    for problem in library.problems() {
+        output::note(problem);
+    }
     let entries = library.entries().iter().filter(|entry| entry.kind() == Some(kind));
     Ok(entries
         .map(|entry| json!({"name": entry.name, "title": entry.title, "path": entry.path}))

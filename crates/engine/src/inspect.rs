@@ -9,7 +9,7 @@ pub(crate) mod family;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    io::{Read, Seek, SeekFrom},
+    io::{BufReader, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -106,6 +106,8 @@ pub struct ModelFile {
     pub parameters: u64,
     /// How many tensors are stored in each type.
     pub precisions: BTreeMap<&'static str, usize>,
+    /// Whether PyTorch wrote it, or a part of it.
+    pub is_pickle: bool,
     /// How tensors are named: "diffusers", "original (LDM)", "kohya".
     pub naming: Option<&'static str>,
     /// What the UNet predicts, where a file says it: "epsilon", "v_prediction".
@@ -227,6 +229,7 @@ impl ModelFile {
             tensors: 0,
             parameters: 0,
             precisions: BTreeMap::new(),
+            is_pickle: false,
             naming: None,
             prediction: None,
             native_size: None,
@@ -402,6 +405,7 @@ impl ModelFile {
     /// Adds what is counted in a file.
     fn count(&mut self, file: &TensorFile) {
         self.size += file.size();
+        self.is_pickle |= file.is_pickle();
         self.metadata.extend(file.metadata().clone());
         for info in file.tensors().values() {
             self.tensors += 1;
@@ -435,15 +439,24 @@ fn describe_tensors(path: &Path, files: &[TensorFile]) -> Result<ModelFile> {
         answer.embedding = embedding;
         return Ok(answer);
     }
-    // An adapter's tensors for a foreign model begin like the model's own.
-    if files.len() == 1 && names().any(is_adapter_tensor) {
+    // An adapter's tensors for a foreign model begin like the model's own, but IP-Adapters have some for
+    // themselves.
+    let is_ip_adapter = names().any(|name| name.starts_with("image_proj."));
+    if files.len() == 1 && !is_ip_adapter && names().any(is_adapter_tensor) {
         return describe_adapter(path);
     }
     if let Some(what) = family::foreign_model(names()) {
-        return Ok(ModelFile::new(path, Kind::OtherModel, what)
-            .note("Models of this kind are not supported."));
+        return Ok(other_model(path, what));
     }
     Ok(describe_networks(path, &tensors, format))
+}
+
+/// A model that is not used here, and what others use it for.
+fn other_model(path: &Path, what: impl Into<String>) -> ModelFile {
+    let answer = ModelFile::new(path, Kind::OtherModel, what);
+    let purpose = family::purpose(&answer.what).map(|purpose| format!("{purpose}."));
+    let notes = purpose.into_iter().chain(["Models of this kind are not supported.".to_owned()]);
+    ModelFile { notes: notes.collect(), ..answer }
 }
 
 /// What has no names for its tensors: a PyTorch file with one tensor, or with a list of them.
@@ -1039,20 +1052,69 @@ fn inspect_other(path: &Path, found: &str, advice: &str) -> Result<ModelFile> {
             if merges {
                 return Ok(ModelFile::new(path, Kind::Tokenizer, "the merges of a tokenizer"));
             }
-            let kind = if found.contains("GGUF") { Kind::OtherModel } else { Kind::Other };
+            if found.contains("GGUF") {
+                return Ok(describe_gguf(path, file));
+            }
             let what = match found {
                 "empty" => "an empty file",
                 "of an unknown format" => "a file of an unknown format",
                 // A zip archive or a pickle that is none of PyTorch's.
                 found => found,
             };
-            let answer = ModelFile::new(path, kind, what);
+            let answer = ModelFile::new(path, Kind::Other, what);
             // A text is no surprise under its own name, but one that is called a model is.
             let named = path.extension().and_then(|extension| extension.to_str());
             let promised = ["safetensors", "ckpt", "pt", "pth", "bin"].map(Some).contains(&named);
             Ok(if promised { answer.note(format!("{advice}.")) } else { answer })
         }
     }
+}
+
+/// Says what a GGUF file is by the architecture that it names. Only that is read.
+fn describe_gguf(path: &Path, file: fs::File) -> ModelFile {
+    let answer = match gguf_architecture(&mut BufReader::new(file)) {
+        Some(name) => other_model(path, format!("{} in a GGUF file", family::of_gguf(&name))),
+        None => other_model(path, "a GGUF file"),
+    };
+    answer.note("Quantised files are not supported yet; use a safetensors file.")
+}
+
+/// `general.architecture` of a GGUF file, which stands among its first entries.
+fn gguf_architecture(file: &mut (impl Read + Seek)) -> Option<String> {
+    // Bytes of a value by its type, for those of a fixed length.
+    const SIZES: [u64; 13] = [1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8];
+    const TEXT: u32 = 8;
+    const MAX_ENTRIES: u64 = 64;
+    const MAX_KEY: u64 = 1 << 12;
+    fn bytes<const N: usize>(file: &mut impl Read) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        file.read_exact(&mut bytes).ok()?;
+        Some(bytes)
+    }
+    fn text(file: &mut impl Read) -> Option<Vec<u8>> {
+        let length = u64::from_le_bytes(bytes(file)?);
+        let mut text = Vec::new();
+        (length <= MAX_KEY).then_some(())?;
+        file.take(length).read_to_end(&mut text).ok()?;
+        Some(text)
+    }
+    // Behind the magic number, the version and two counts.
+    file.seek(SeekFrom::Start(24)).ok()?;
+    for _ in 0..MAX_ENTRIES {
+        let key = text(file)?;
+        let kind = u32::from_le_bytes(bytes(file)?);
+        if key == b"general.architecture" && kind == TEXT {
+            let name = String::from_utf8(text(file)?).ok()?;
+            let plain = |one: char| one.is_ascii_alphanumeric() || "_-.".contains(one);
+            return (!name.is_empty() && name.chars().all(plain)).then_some(name);
+        }
+        let skipped = match kind {
+            TEXT => u64::from_le_bytes(bytes(file)?),
+            kind => *SIZES.get(kind as usize).filter(|size| **size > 0)?,
+        };
+        file.seek(SeekFrom::Current(i64::try_from(skipped).ok()?)).ok()?;
+    }
+    None
 }
 
 /// The keywords of a PNG's texts. Steps over the chunks without reading the picture.

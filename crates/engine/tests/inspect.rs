@@ -297,6 +297,171 @@ fn other_files_are_named() {
     }
 }
 
+/// What is in a file -> what is said of it, and what it is for.
+const OTHERS: &[(&[&str], &str, &str)] = &[
+    (&["control_model.input_hint_block.0.weight"], "a ControlNet", "guides"),
+    (&["input_hint_block.0.weight", "zero_convs.0.0.weight"], "a ControlNet", "guides"),
+    (&["controlnet_cond_embedding.conv_in.weight", "conv_in.weight"], "a ControlNet", "guides"),
+    (
+        &["controlnet_blocks.0.weight", "single_transformer_blocks.0.norm.linear.weight"],
+        "a ControlNet",
+        "guides",
+    ),
+    (
+        &["conv_in.weight", "body.0.block1.weight", "body.2.in_conv.weight"],
+        "a T2I-Adapter",
+        "guides",
+    ),
+    (&["adapter.conv_in.weight", "adapter.body.0.resnets.0.block1.weight"], "a T2I-Adapter", ""),
+    (&["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"], "an IP-Adapter", "a picture"),
+    (
+        &["image_proj.proj.0.weight", "ip_adapter.0.to_q_lora.down.weight"],
+        "an IP-Adapter",
+        "a picture",
+    ),
+    (
+        &["conv_first.weight", "body.0.rdb1.conv1.weight", "conv_up1.weight"],
+        "an upscaler (Real-ESRGAN)",
+        "enlarges",
+    ),
+    (
+        &["params_ema.conv_first.weight", "params_ema.body.0.rdb1.conv1.weight", "params.x"],
+        "an upscaler (Real-ESRGAN)",
+        "",
+    ),
+    (&["model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight"], "an upscaler (ESRGAN)", ""),
+    (&["conv_first.weight", "RRDB_trunk.0.RDB1.conv1.weight"], "an upscaler (ESRGAN)", ""),
+    (
+        &["body.0.weight", "body.0.bias", "body.1.weight", "body.2.weight", "body.2.bias"],
+        "an upscaler (compact Real-ESRGAN)",
+        "",
+    ),
+    (
+        &[
+            "conv_first.weight",
+            "patch_embed.norm.weight",
+            "layers.0.residual_group.blocks.0.attn.qkv.weight",
+        ],
+        "an upscaler (SwinIR)",
+        "enlarges",
+    ),
+    (
+        &[
+            "conv_first.weight",
+            "layers.0.residual_group.blocks.0.conv_block.cab.0.weight",
+            "layers.0.residual_group.overlap_attn.qkv.weight",
+        ],
+        "an upscaler (HAT)",
+        "",
+    ),
+    (
+        &["before_RG.1.weight", "layers.0.blocks.0.attn.attns.0.pos.pos_proj.weight"],
+        "an upscaler (DAT)",
+        "enlarges",
+    ),
+    (&["encoder.layers.0.weight", "encoder.layers.1.conv.0.weight"], "a TAESD", "small VAE"),
+    (&["1.weight", "3.conv.0.weight", "3.conv.2.bias", "6.weight"], "a TAESD", "small VAE"),
+    (&["model.diffusion_model.double_blocks.0.img_mod.lin.weight"], "a FLUX model", ""),
+    (&["single_transformer_blocks.0.proj_mlp.weight"], "a FLUX model", ""),
+    (&["model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.weight"], "an SD 3 model", ""),
+    (
+        &["pos_embed.proj.weight", "transformer_blocks.0.attn.add_q_proj.weight"],
+        "a transformer model (SD 3",
+        "",
+    ),
+    (
+        &["blocks.0.cross_attn.k.weight", "patch_embedding.weight", "head.modulation"],
+        "a Wan model",
+        "videos",
+    ),
+    (
+        &["model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "lm_head.weight"],
+        "a language model",
+        "writes texts",
+    ),
+    (&["tok_embeddings.weight", "layers.0.attention.wq.weight"], "a language model", ""),
+    (&["transformer.h.0.attn.c_attn.weight", "transformer.wte.weight"], "a language model", ""),
+    (
+        &["shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight"],
+        "a T5 text encoder",
+        "prompts",
+    ),
+    (
+        &["vision_model.embeddings.class_embedding", "visual_projection.weight"],
+        "a CLIP vision model",
+        "reads pictures",
+    ),
+    (&["visual.conv1.weight", "visual.proj"], "a CLIP vision model", ""),
+    (
+        &["vision_model.post_layernorm.bias", "text_model.embeddings.token_embedding.weight"],
+        "a CLIP model, for texts and pictures",
+        "compares",
+    ),
+];
+
+/// In safetensors files and in those of PyTorch.
+#[test]
+fn what_other_models_are_for_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let (safe, torch) = (folder.path().join("a.safetensors"), folder.path().join("a.pth"));
+    let device = Device::Cpu;
+    for (names, what, purpose) in OTHERS {
+        let shapes: Vec<Named<'_>> = names.iter().map(|name| (*name, &[2, 2][..])).collect();
+        write(&safe, &tensors(&shapes), None);
+        let zeros = |name: &&str| {
+            let zeros = candle_core::Tensor::zeros((2, 2), candle_core::DType::F32, &device);
+            ((*name).to_owned(), zeros.unwrap())
+        };
+        engine::testing::torch::write_torch(&names.iter().map(zeros).collect(), &torch);
+        for path in [&safe, &torch] {
+            let answer = inspect(path).unwrap();
+            assert_is(&answer, Kind::OtherModel, what);
+            assert!(!answer.usable);
+            assert!(answer.notes[0].contains(purpose), "{answer}");
+            assert_eq!(answer.is_pickle, path == &torch);
+        }
+    }
+    // CLIP's text half alone is a part of models that are loaded.
+    let text = tensors(&[("text_model.embeddings.token_embedding.weight", &[16, 768])]);
+    write(&safe, &text, None);
+    assert_is(&inspect(&safe).unwrap(), Kind::Component, "a CLIP text encoder of width 768");
+}
+
+#[test]
+fn gguf_files_say_what_they_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.gguf");
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let start = [&b"GGUF\x03\0\0\0"[..], &[0; 16]].concat();
+    let number = [text("general.file_type"), vec![4, 0, 0, 0, 7, 0, 0, 0]].concat();
+    let name = [text("general.name"), vec![8, 0, 0, 0], text("Some model")].concat();
+    let list = [text("tokens"), vec![9, 0, 0, 0]].concat();
+    let of = |name: &str| [text("general.architecture"), vec![8, 0, 0, 0], text(name)].concat();
+    for (entries, what) in [
+        (vec![of("llama")], "a language model (llama) in a GGUF file"),
+        (vec![number.clone(), name.clone(), of("qwen3moe")], "a language model (qwen3moe)"),
+        (vec![of("flux")], "a FLUX model in a GGUF file"),
+        (vec![number.clone(), of("wan")], "a Wan model in a GGUF file"),
+        (vec![of("sd3")], "an SD 3 model in a GGUF file"),
+        (vec![of("t5encoder")], "a T5 text encoder in a GGUF file"),
+        // None is named where it would be looked for.
+        (vec![list, of("llama")], "a GGUF file"),
+        (vec![name.clone()], "a GGUF file"),
+        (vec![of("\u{1b}[31m")], "a GGUF file"),
+        (vec![u64::MAX.to_le_bytes().to_vec()], "a GGUF file"),
+    ] {
+        let whole = [start.clone(), entries.concat()].concat();
+        fs::write(&path, &whole).unwrap();
+        let answer = inspect(&path).unwrap();
+        assert_is(&answer, Kind::OtherModel, what);
+        assert!(!answer.what.contains('('.to_string().as_str()) || what.contains('('), "{answer}");
+        for end in 4..whole.len() {
+            fs::write(&path, &whole[..end]).unwrap();
+            assert_is(&inspect(&path).unwrap(), Kind::OtherModel, "GGUF");
+        }
+    }
+}
+
 /// A zip archive with one member that is stored as it is.
 fn zip(name: &str, content: &[u8]) -> Vec<u8> {
     let word = |number: usize| (number as u32).to_le_bytes();

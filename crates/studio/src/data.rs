@@ -7,7 +7,7 @@ use std::{
 
 use fs_err as fs;
 
-use crate::{Code, Error, Folders, Result, files, starter::Starter};
+use crate::{Code, Error, Folders, Result, files, places, starter::Starter};
 
 /// Where a studio keeps things.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub struct DataFolder {
     pub pictures: PathBuf,
     /// The starter that comes with the program.
     pub starter: Option<PathBuf>,
+    /// Where other programs may be, whose models are offered then.
+    pub others: Vec<PathBuf>,
 }
 
 impl DataFolder {
@@ -43,6 +45,7 @@ impl DataFolder {
             settings: folder(dirs::config_dir())?.join("settings.toml"),
             pictures: pictures.map_or_else(|| data.join("pictures"), |home| home.join("Impasto")),
             starter: Starter::folder(),
+            others: places::usual(),
             data,
         })
     }
@@ -56,6 +59,7 @@ impl DataFolder {
             settings: folder.join("settings.toml"),
             pictures: folder.join("pictures"),
             starter: Starter::folder(),
+            others: Vec::new(),
         }
     }
 

@@ -47,6 +47,8 @@ pub enum Event {
     },
     /// A checkpoint is being copied into the library.
     Copying(CopyProgress),
+    /// A model is being written anew.
+    Converting(ConvertProgress),
     /// The settings changed.
     Settings(Box<Settings>),
     /// The saved stacks changed.
@@ -132,6 +134,21 @@ pub struct CopyProgress {
     pub done: u64,
     /// Bytes to write; `done` equals it at the end.
     pub total: u64,
+    /// Why it failed, or that it was cancelled.
+    pub error: Option<Failure>,
+}
+
+/// How far the conversion of a model is, in bytes.
+#[derive(Debug, Clone, Serialize, TS)]
+pub struct ConvertProgress {
+    /// Id of the card that is converted.
+    pub card: u32,
+    /// Bytes written.
+    pub done: u64,
+    /// Bytes to write.
+    pub total: u64,
+    /// Id of the new model's card, once it is there.
+    pub made: Option<u32>,
     /// Why it failed, or that it was cancelled.
     pub error: Option<Failure>,
 }

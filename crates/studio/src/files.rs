@@ -15,10 +15,13 @@ use std::{
 use fs_err as fs;
 use tempfile::{Builder, NamedTempFile};
 
-use crate::{Result, db};
+use crate::{Code, Error, Result, db};
 
 const PREFIX: &str = ".impasto-";
 const SUFFIX: &str = ".tmp";
+
+/// Space that is left for everything else, in bytes.
+const SPARE: u64 = 64 << 20;
 
 /// What becomes of a file that already has the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +117,28 @@ pub fn free_space(folder: &Path) -> Option<u64> {
 #[must_use]
 pub fn free_space(_: &Path) -> Option<u64> {
     None
+}
+
+/// Fails if there is no room for some bytes: before anything is written.
+pub(crate) fn check_room(folder: &Path, bytes: u64, what: &str) -> Result<()> {
+    check_free(free_space(folder), folder, bytes, what)
+}
+
+fn check_free(free: Option<u64>, folder: &Path, bytes: u64, what: &str) -> Result<()> {
+    match free {
+        Some(free) if bytes.saturating_add(SPARE) > free => {
+            let gb = |bytes: u64| bytes as f64 / 1e9;
+            let message = format!(
+                "there is no room for {what}: it takes {:.2} GB, and {:.2} GB are free in `{}`",
+                gb(bytes),
+                gb(free),
+                folder.display()
+            );
+            Err(Error::new(Code::Unknown, message)
+                .hint("free some space, or choose another folder"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// When a file was last changed, in milliseconds since 1970, and its size.
@@ -222,6 +247,18 @@ mod tests {
         assert!(!sweep(folder.path(), Duration::ZERO));
         assert_eq!(names(folder.path()), ["kept"]);
         assert!(!sweep(&folder.path().join("nowhere"), Duration::ZERO));
+    }
+
+    #[test]
+    fn a_full_disk_is_noticed_in_time() {
+        let check = |free, bytes| check_free(free, Path::new("models"), bytes, "the new file");
+        assert!(check(None, 1 << 40).is_ok(), "the system does not tell");
+        assert!(check(Some(1 << 30), 1 << 20).is_ok());
+        let error = check(Some(70_000_000), 7_000_000_000).unwrap_err();
+        assert_eq!(
+            error.message(),
+            "there is no room for the new file: it takes 7.00 GB, and 0.07 GB are free in `models`"
+        );
     }
 
     #[cfg(unix)]

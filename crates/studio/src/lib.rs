@@ -11,6 +11,7 @@
 mod bindings;
 pub mod cards;
 pub mod catalog;
+pub mod convert;
 pub mod data;
 mod db;
 mod desk;
@@ -28,6 +29,7 @@ mod lock;
 pub mod output;
 pub mod params;
 pub mod picture;
+pub mod places;
 pub mod png;
 pub mod queue;
 mod recipe;

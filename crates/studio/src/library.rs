@@ -1,7 +1,8 @@
 //! The library: model files by name.
 //!
 //! Base models, adapters and VAEs are found in the [starter](crate::starter), in the folders that the
-//! person names, and in the platform's data folder. A file's name is its file name without extension, a
+//! person names (those of [other programs](crate::places) among them), and in the platform's data folder.
+//! A file's name is its file name without extension, a
 //! folder's the folder's. What lies in subfolders can also be called by its path from the library's
 //! folder (`styles/ink`), an adapter also by the name that its trainer gave it (`ss_output_name`). A
 //! path always works.
@@ -10,7 +11,7 @@
 //! thousands of files cost nothing.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -23,8 +24,9 @@ use engine::{
 use fs_err as fs;
 
 use crate::{
-    Code, Error, FileRef, GenerationParams, Result,
+    Code, Error, FileRef, GenerationParams, Prediction, Result,
     hash::{self, HashCache, Hashes},
+    places::Place,
     starter::{self, Starter, Suggestion},
 };
 
@@ -33,6 +35,10 @@ const MAX_DEPTH: usize = 8;
 
 /// How many files and folders are looked at in all; more is no library.
 const MAX_VISITED: usize = 200_000;
+
+/// Folders in which no person keeps models, and programs keep much else.
+const NO_MODELS: &[&str] =
+    &["venv", "node_modules", "custom_nodes", "site-packages", "__pycache__"];
 
 /// What a model file is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,7 +69,7 @@ impl Kind {
 pub struct Folders {
     /// The starter's folder.
     pub starter: Option<PathBuf>,
-    /// Folders with models, as the person names them: each must exist.
+    /// Folders with models, as the person names them, those of other programs too: each must exist.
     pub models: Vec<PathBuf>,
     /// The platform's folder for models, if it exists.
     pub data: Option<PathBuf>,
@@ -96,6 +102,10 @@ pub struct Library {
     beside: Vec<PathBuf>,
     /// The folders that were searched, for messages.
     searched: Vec<PathBuf>,
+    /// What could not be read of them: whole sentences.
+    problems: Vec<String>,
+    /// What the person says that base models predict, by hash.
+    predictions: BTreeMap<String, Prediction>,
 }
 
 /// One file or folder of the library.
@@ -139,18 +149,30 @@ impl Library {
             list_starter(starter, &mut entries);
         }
         let mut searched = Vec::new();
+        let mut problems = Vec::new();
+        let mut walk = Walk { entries, ..Walk::default() };
         for folder in &folders.models {
             // Failing here, with a message that names the folder, is better than finding nothing.
             fs::read_dir(folder)?;
+            let place = Place::at(folder);
+            place.list(&mut walk);
+            problems.extend(place.problem);
             searched.push(folder.clone());
         }
-        searched.extend(folders.data.filter(|folder| folder.is_dir()));
-        let mut walk = Walk { entries, ..Walk::default() };
-        for folder in &searched {
-            walk.folder(folder);
+        if let Some(folder) = folders.data.filter(|folder| folder.is_dir()) {
+            walk.folder(&folder);
+            searched.push(folder);
         }
         let hashes = Arc::new(HashCache::open(folders.cache.as_deref()));
-        Ok(Library { entries: walk.entries, starter, hashes, beside: folders.beside, searched })
+        let (entries, beside) = (walk.entries, folders.beside);
+        let predictions = BTreeMap::new();
+        Ok(Library { entries, starter, hashes, beside, searched, problems, predictions })
+    }
+
+    /// What could not be read of the folders, as whole sentences.
+    #[must_use]
+    pub fn problems(&self) -> &[String] {
+        &self.problems
     }
 
     /// A library of what was listed before, and of hashes that others use as well.
@@ -161,7 +183,18 @@ impl Library {
         beside: Vec<PathBuf>,
         searched: Vec<PathBuf>,
     ) -> Library {
-        Library { entries, starter, hashes, beside, searched }
+        let (problems, predictions) = (Vec::new(), BTreeMap::new());
+        Library { entries, starter, hashes, beside, searched, problems, predictions }
+    }
+
+    /// The same, with what the person says that base models predict, by hash.
+    pub(crate) fn with_predictions(self, predictions: BTreeMap<String, Prediction>) -> Library {
+        Library { predictions, ..self }
+    }
+
+    /// What the person says that a base model predicts, whose hash is known.
+    pub(crate) fn prediction_of(&self, model: &FileRef) -> Option<Prediction> {
+        self.predictions.get(model.sha256.as_ref()?).copied()
     }
 
     /// Adds files that lie in none of the folders.
@@ -562,7 +595,18 @@ pub(crate) struct Walk {
 impl Walk {
     /// Lists a library's folder.
     pub(crate) fn folder(&mut self, root: &Path) {
+        // A link to it leads in a circle.
+        self.first_time(root);
         self.below(root, root, MAX_DEPTH);
+    }
+
+    /// Lists a folder of another program's; names from its own (`loras/ink`) tell its kinds apart.
+    /// `left_out` are folders in it that are for the program alone.
+    pub(crate) fn shelf(&mut self, shelf: &Path, left_out: &[&str]) {
+        for name in left_out {
+            self.first_time(&shelf.join(name));
+        }
+        self.below(shelf.parent().unwrap_or(shelf), shelf, MAX_DEPTH);
     }
 
     fn below(&mut self, root: &Path, folder: &Path, depth: usize) {
@@ -575,11 +619,13 @@ impl Walk {
             if self.visited > MAX_VISITED {
                 return;
             }
-            let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
-            if hidden || !self.first_time(&path) {
+            let name = path.file_name().unwrap_or_default();
+            let hidden = name.as_encoded_bytes().starts_with(b".");
+            let is_folder = path.is_dir();
+            let foreign = is_folder && NO_MODELS.iter().any(|other| name == *other);
+            if hidden || foreign || !self.first_time(&path) {
                 continue;
             }
-            let is_folder = path.is_dir();
             if is_model_folder(&path) || !is_folder && is_model_file(&path) {
                 self.entries.push(entry(root, path));
             } else if is_folder && depth > 1 {

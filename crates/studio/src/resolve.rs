@@ -56,6 +56,8 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
     };
     let checkpoint = find(Kind::BaseModel, &mut params.model)?;
     let lender = library.lender(&checkpoint);
+    // What the person says of the file holds unless the recipe has a word of its own.
+    params.prediction = params.prediction.or_else(|| library.prediction_of(&params.model));
     let vae = params.vae.as_mut().map(|vae| find(Kind::Vae, vae)).transpose()?;
     let text = format!("{}\n{}", params.prompt, params.negative_prompt);
     let mut embeddings = Vec::new();
@@ -254,7 +256,7 @@ fn unknown<'a>(field: &'static str, id: &str, ids: impl Iterator<Item = &'a str>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Folders, starter::Starter};
+    use crate::{Folders, Prediction, starter::Starter};
 
     fn library() -> Library {
         let starter = Some(Starter::folder().expect("it is in the repository"));
@@ -321,6 +323,20 @@ mod tests {
         // What is resolved stays as it is.
         let again = resolve(&resolved.params, &library()).unwrap();
         assert_eq!(again.params, resolved.params);
+    }
+
+    #[test]
+    fn a_note_says_what_a_model_predicts_unless_the_recipe_does() {
+        let sha256 = resolve(&params(), &library()).unwrap().params.model.sha256.unwrap();
+        let said =
+            || library().with_predictions([(sha256.clone(), Prediction::VPrediction)].into());
+        let resolved = resolve(&params(), &said()).unwrap();
+        assert_eq!(resolved.params.prediction, Some(Prediction::VPrediction));
+        assert_eq!(resolved.request.prediction, Some(Prediction::VPrediction.into()));
+        let own = GenerationParams { prediction: Some(Prediction::Epsilon), ..params() };
+        let resolved = resolve(&own, &said()).unwrap();
+        assert_eq!(resolved.request.prediction, Some(Prediction::Epsilon.into()));
+        assert_eq!(resolve(&params(), &library()).unwrap().request.prediction, None);
     }
 
     #[test]

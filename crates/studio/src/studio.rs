@@ -17,7 +17,10 @@ use ts_rs::TS;
 
 use crate::{
     Code, DataFolder, Error, Failure, FileRef, GenerationParams, Recipe, Result, Settings,
-    cards::{Cards, DropItem, Dropped, Fit, InputPicture, LibraryView, ModelNote, RecipeOffer},
+    cards::{
+        Cards, ConvertPlan, ConvertWish, DropItem, Dropped, Fit, InputPicture, LibraryView,
+        ModelNote, RecipeOffer,
+    },
     catalog::Catalog,
     db::{self, Db},
     desk::Desk,
@@ -382,6 +385,27 @@ impl Studio {
         self.desk.cards.cancel_copy(card);
     }
 
+    /// What writing a model anew would give: its name, place and size.
+    ///
+    /// # Errors
+    /// Fails if that cannot be made of it.
+    pub fn plan_conversion(&self, card: u32, wish: &ConvertWish) -> Result<ConvertPlan> {
+        self.desk.cards.plan_conversion(card, wish)
+    }
+
+    /// Begins to write a model anew, in the library's own folder; events tell how it goes.
+    ///
+    /// # Errors
+    /// Fails if that cannot be made of it, the name is taken, or there is no room.
+    pub fn convert_model(&self, card: u32, wish: &ConvertWish) -> Result<()> {
+        self.desk.cards.convert(card, wish)
+    }
+
+    /// Stops a conversion; what was written goes.
+    pub fn cancel_conversion(&self, card: u32) {
+        self.desk.cards.cancel_conversion(card);
+    }
+
     /// Takes a model that is used where it lies off the list; its file stays.
     ///
     /// # Errors
@@ -412,6 +436,14 @@ impl Studio {
     /// Fails if it cannot be read.
     pub fn key_listing(&self, card: u32) -> Result<String> {
         self.desk.cards.key_listing(card)
+    }
+
+    /// Takes the offer of another program's folder away, for good.
+    ///
+    /// # Errors
+    /// Fails if nothing can be written.
+    pub fn decline_folder(&self, path: &str) -> Result<()> {
+        self.desk.cards.answer_offers(&[path.into()])
     }
 
     /// Looks at every folder with models again, on a thread of its own.
@@ -558,7 +590,7 @@ impl Studio {
         settings.check()?;
         settings.write(&self.desk.data.settings)?;
         self.desk.gallery.set_folder(pictures_folder(&self.desk.data, &settings));
-        self.desk.cards.set_folders(model_folders(&settings));
+        self.desk.cards.set_folders(model_folders(&settings))?;
         let _state = self.desk.state();
         self.desk.set_settings(settings.clone());
         self.desk.events.send(&Event::Settings(Box::new(settings)));

@@ -323,6 +323,7 @@ fn what_the_person_says_goes_with_the_contents() {
         trigger_words: Some(vec!["mine".into()]),
         default_weight: Some(0.5),
         pigment: Some(11),
+        prediction: Some(studio::Prediction::VPrediction),
     };
     desk.studio.set_model_note(card.id, &note).unwrap();
     let wrong = ModelNote { pigment: Some(12), ..ModelNote::default() };
@@ -378,4 +379,133 @@ fn folders_of_others_are_watched_and_never_written() {
     desk.wait_for(job, studio::queue::JobState::Done);
     fs::remove_file(other.path().join("Lora/theirs.safetensors")).unwrap();
     desk.wait_until(|cards| cards.iter().all(|card| card.name != "theirs"));
+}
+
+/// A folder of another program shows whose it is, and only its models; what is wrong with its list of other
+/// folders is told.
+#[test]
+fn folders_of_other_programs_are_known() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (loras, outputs) = (other.path().join("models/loras"), other.path().join("output"));
+    for folder in [&loras, &outputs, &other.path().join("custom_nodes")] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    fs::copy(style("ink"), loras.join("theirs.safetensors")).unwrap();
+    fs::copy(style("neon"), outputs.join("no.safetensors")).unwrap();
+    fs::write(other.path().join("extra_model_paths.yaml"), "a: [").unwrap();
+    let desk = Desk::open(folder.path());
+    let mut settings = desk.studio.settings();
+    settings.model_folders = vec![other.path().display().to_string()];
+    desk.studio.set_settings(settings).unwrap();
+    desk.wait_until(|cards| cards.iter().any(|card| card.name == "theirs"));
+    let found = desk.studio.library().unwrap();
+    assert_eq!(found.folders[1].program.as_deref(), Some("ComfyUI"));
+    assert!(found.folders[1].problem.as_ref().unwrap().contains("extra_model_paths.yaml"));
+    assert!(!desk.names().contains(&"no".to_owned()));
+
+    // Mended, it counts at once.
+    let more = tempfile::tempdir().unwrap();
+    fs::copy(style("pixel"), more.path().join("elsewhere.safetensors")).unwrap();
+    let yaml = format!("a:\n  base_path: {0}\n  loras: .\n", more.path().display());
+    fs::write(other.path().join("extra_model_paths.yaml"), yaml).unwrap();
+    desk.wait_until(|cards| cards.iter().any(|card| card.name == "elsewhere"));
+    assert_eq!(desk.studio.library().unwrap().folders[1].problem, None);
+}
+
+/// Programs in their usual places are offered, once, and never added unasked.
+#[test]
+fn other_programs_are_offered_once() {
+    let (folder, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let program = |name: &str| {
+        let loras = home.path().join(name).join("models/Lora");
+        fs::create_dir_all(&loras).unwrap();
+        fs::create_dir_all(home.path().join(name).join("models/Stable-diffusion")).unwrap();
+        fs::copy(style("ink"), loras.join("theirs.safetensors")).unwrap();
+        fs::write(loras.join("nothing.safetensors"), "no model").unwrap();
+        home.path().join(name)
+    };
+    let data = studio::DataFolder {
+        others: vec![program("one"), program("two")],
+        ..studio::DataFolder::at(folder.path())
+    };
+    let open = || studio::Studio::open(data.clone(), &[]).unwrap().expect("nobody has it");
+    let offers = |studio: &studio::Studio| studio.library().unwrap().offers;
+    let first = open();
+    let begun = std::time::Instant::now();
+    while offers(&first).len() < 2 {
+        assert!(begun.elapsed().as_secs() < 20, "{:?}", offers(&first));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let found = offers(&first);
+    assert!(found.iter().all(|one| one.program == "AUTOMATIC1111" && one.models == 1), "{found:?}");
+    assert_eq!(first.library().unwrap().folders.len(), 1, "nothing was added");
+    first.decline_folder(&found[0].path).unwrap();
+    let mut settings = first.settings();
+    settings.model_folders = vec![found[1].path.clone()];
+    first.set_settings(settings).unwrap();
+    assert_eq!(offers(&first), []);
+    drop(first);
+    let again = open();
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    assert_eq!(offers(&again), []);
+}
+
+/// A model is written anew beside the old one, with its size known before, and shows up by itself.
+#[test]
+fn models_are_converted_in_the_library() {
+    use studio::cards::{ConvertWish, StoredName};
+
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join("models/adapters");
+    fs::create_dir_all(&own).unwrap();
+    fs::copy(style("ink"), own.join("own.safetensors")).unwrap();
+    fs::write(own.join("own.json"), r#"{"activation text": "inkwash"}"#).unwrap();
+    let desk = Desk::open(folder.path());
+    desk.wait_until(|cards| cards.iter().any(|card| card.name == "own"));
+    let card = desk.card("own");
+    assert_eq!(card.precision.as_deref(), desk.card("ink").precision.as_deref());
+
+    let wish = ConvertWish { precision: Some(StoredName::F32), ..ConvertWish::default() };
+    let plan = desk.studio.plan_conversion(card.id, &wish).unwrap();
+    assert_eq!((plan.name.as_str(), plan.from_folder, &plan.problem), ("own-f32", false, &None));
+    assert_eq!(Path::new(&plan.place), own);
+    desk.studio.convert_model(card.id, &wish).unwrap();
+    desk.wait_until(|cards| cards.iter().any(|card| card.name == "own-f32"));
+    let new = desk.card("own-f32");
+    assert_eq!((new.bytes, new.precision.as_deref()), (plan.bytes, Some("f32")));
+    assert_eq!(new.trigger_words, ["inkwash"], "its sidecar came with it");
+
+    // Nothing is replaced, and a name is a name.
+    for (name, hint) in [("own", "nothing is replaced"), ("a/b", "slashes"), ("", "write one")] {
+        let wish = ConvertWish { name: Some(name.into()), ..wish.clone() };
+        let error = desk.studio.convert_model(card.id, &wish).unwrap_err();
+        assert_eq!(error.code(), Code::InvalidParams { field: "name" });
+        assert!(error.suggestion().unwrap().contains(hint), "{error}");
+    }
+    // What cannot be done so is said before it is begun; what lies elsewhere goes to our own folder.
+    let starter = desk.card("starter");
+    assert!(desk.studio.plan_conversion(starter.id, &wish).is_err());
+    let elsewhere = desk.studio.plan_conversion(desk.card("ink").id, &wish).unwrap();
+    assert_eq!(Path::new(&elsewhere.place), own);
+
+    // From one file to a folder and back.
+    let checkpoints = folder.path().join("models/checkpoints");
+    engine::testing::write_single_file("sd21", &checkpoints.join("tiny.safetensors"));
+    desk.wait_until(|cards| cards.iter().any(|card| card.name == "tiny"));
+    let tiny = desk.card("tiny").id;
+    let as_folder = ConvertWish { folder: true, ..ConvertWish::default() };
+    desk.studio.convert_model(tiny, &as_folder).unwrap();
+    let made = checkpoints.join("tiny");
+    let at = |cards: &[studio::cards::ModelCard]| {
+        let card = cards.iter().find(|card| Path::new(&card.path) == made && card.usable);
+        card.map(|card| card.id)
+    };
+    desk.wait_until(|cards| at(cards).is_some());
+    let made_id = at(&desk.studio.library().unwrap().cards).unwrap();
+    let error = desk.studio.plan_conversion(made_id, &as_folder).unwrap_err();
+    assert!(error.message().contains("folder"), "{error}");
+    let half = ConvertWish { precision: Some(StoredName::F16), ..ConvertWish::default() };
+    assert!(desk.studio.plan_conversion(made_id, &half).unwrap().from_folder);
+    desk.studio.convert_model(made_id, &half).unwrap();
+    desk.wait_until(|cards| cards.iter().any(|card| card.name == "tiny-f16" && card.usable));
 }

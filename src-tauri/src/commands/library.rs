@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use studio::{
     Result, TokenCount,
-    cards::{DropItem, Dropped, Fit, LibraryView, ModelNote},
+    cards::{ConvertPlan, ConvertWish, DropItem, Dropped, Fit, LibraryView, ModelNote},
 };
 
 use super::Held;
@@ -40,6 +40,25 @@ pub(super) fn cancel_copy(studio: Held<'_>, card: u32) {
 }
 
 #[tauri::command(async)]
+pub(super) fn plan_conversion(
+    studio: Held<'_>,
+    card: u32,
+    wish: ConvertWish,
+) -> Result<ConvertPlan> {
+    studio.plan_conversion(card, &wish)
+}
+
+#[tauri::command(async)]
+pub(super) fn convert_model(studio: Held<'_>, card: u32, wish: ConvertWish) -> Result<()> {
+    studio.convert_model(card, &wish)
+}
+
+#[tauri::command(async)]
+pub(super) fn cancel_conversion(studio: Held<'_>, card: u32) {
+    studio.cancel_conversion(card);
+}
+
+#[tauri::command(async)]
 pub(super) fn forget_model(studio: Held<'_>, card: u32) -> Result<()> {
     studio.forget_model(card)
 }
@@ -52,6 +71,11 @@ pub(super) fn delete_model(studio: Held<'_>, card: u32) -> Result<()> {
 #[tauri::command(async)]
 pub(super) fn key_listing(studio: Held<'_>, card: u32) -> Result<String> {
     studio.key_listing(card)
+}
+
+#[tauri::command(async)]
+pub(super) fn decline_folder(studio: Held<'_>, path: String) -> Result<()> {
+    studio.decline_folder(&path)
 }
 
 #[tauri::command(async)]

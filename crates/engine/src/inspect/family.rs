@@ -5,7 +5,8 @@
 //!
 //! # Adding a foreign model
 //!
-//! Add the start of one of its names to [`FOREIGN_MODELS`] or [`FOREIGN_ADAPTERS`].
+//! Add the start of one of its names to [`FOREIGN_MODELS`] or [`FOREIGN_ADAPTERS`], and what it is for to
+//! [`PURPOSES`].
 
 use std::{collections::BTreeMap, fmt};
 
@@ -35,30 +36,112 @@ pub(crate) const CROSS_ATTENTION: &[&str] = &[
 /// Width of the text embeddings -> family.
 const CONTEXT_WIDTHS: &[(usize, &str)] = &[(768, SD1), (1024, SD2), (2048, SDXL), (1280, REFINER)];
 
-/// Starts of names in files of models that are not loaded, a UNet's prefix taken off.
+/// Starts of names in files of models that are not loaded, a prefix taken off. The first row that is there
+/// counts: what has the networks of another model in it goes before that.
 const FOREIGN_MODELS: &[(&str, &str)] = &[
+    ("control_model.", "a ControlNet"),
+    ("controlnet_cond_embedding.", "a ControlNet"),
+    ("controlnet_blocks.", "a ControlNet"),
+    ("input_hint_block.", "a ControlNet"),
+    ("lllite_", "a ControlNet (LLLite)"),
+    ("lora_controlnet", "a control-LoRA"),
+    ("ip_adapter_proj_model.", "an IP-Adapter"),
+    ("image_proj.", "an IP-Adapter"),
+    ("image_proj_model.", "an IP-Adapter"),
+    ("ip_adapter.", "an IP-Adapter"),
+    ("adapter.body.", "a T2I-Adapter"),
+    ("adapter.conv_in.", "a T2I-Adapter"),
+    ("body.0.block1.", "a T2I-Adapter"),
+    ("body.0.resnets.0.block1.", "a T2I-Adapter"),
+    ("transformer_layes.", "a T2I-Adapter (style)"),
+    ("style_embedding", "a T2I-Adapter (style)"),
+    ("layers.0.residual_group.overlap_attn.", "an upscaler (HAT)"),
+    ("layers.0.residual_group.blocks.", "an upscaler (SwinIR)"),
+    ("before_RG.", "an upscaler (DAT)"),
+    ("body.0.rdb1.", "an upscaler (Real-ESRGAN)"),
+    ("RRDB_trunk.", "an upscaler (ESRGAN)"),
+    ("model.1.sub.0.", "an upscaler (ESRGAN)"),
+    ("block_1.c1_r.", "an upscaler (SPAN)"),
+    ("taesd_decoder.", "a TAESD"),
+    ("taesd_encoder.", "a TAESD"),
+    ("decoder.layers.3.conv.", "a TAESD"),
+    ("encoder.layers.1.conv.", "a TAESD"),
+    ("3.conv.0.", "a TAESD"),
+    ("1.conv.0.", "a TAESD"),
     ("joint_blocks.", "an SD 3 model"),
+    ("txt_in.individual_token_refiner.", "a HunyuanVideo model"),
     ("double_stream_modulation_img.", "a FLUX.2 model"),
     ("distilled_guidance_layer.", "a Chroma model"),
     ("double_blocks.", "a FLUX model"),
     ("single_blocks.", "a FLUX model"),
     ("single_transformer_blocks.", "a FLUX model"),
     ("double_layers.", "an AuraFlow model"),
+    ("double_stream_blocks.", "a HiDream model"),
+    ("noise_refiner.", "a Lumina or Z-Image model"),
+    ("patchify_proj.", "an LTX-Video model"),
+    ("head.modulation", "a Wan model"),
+    ("condition_embedder.time_proj.", "a Wan model"),
+    ("decoder.middle.0.residual.", "a VAE for videos (Wan)"),
     ("clip_txt_mapper.", "a Stable Cascade model"),
     ("effnet_mapper.", "a Stable Cascade model"),
     ("input_blocks.8.0.time_mixer.", "a Stable Video Diffusion model"),
     ("input_blocks.8.0.time_stack.", "a Stable Video Diffusion model"),
     ("cond_stage_model.roberta.", "an Alt-Diffusion model"),
-    ("control_model.", "a ControlNet"),
-    ("controlnet_cond_embedding.", "a ControlNet"),
-    ("input_hint_block.", "a ControlNet"),
-    ("lora_controlnet", "a control-LoRA"),
-    ("image_proj.", "an IP-Adapter"),
-    ("image_proj_model.", "an IP-Adapter"),
-    ("ip_adapter.", "an IP-Adapter"),
+    ("pos_embed.proj.", "a transformer model (SD 3, PixArt or a newer one)"),
     ("transformer_blocks.0.attn.add_q_proj.", "a transformer model (SD 3, FLUX or a newer one)"),
     ("transformer_blocks.", "a transformer model (PixArt or a newer one)"),
     ("text_encoders.", "a checkpoint of a newer model with its text encoders"),
+    ("model.layers.0.self_attn.", "a language model"),
+    ("language_model.model.layers.", "a language model"),
+    ("model.language_model.layers.", "a language model"),
+    ("layers.0.attention.wq.", "a language model"),
+    ("gpt_neox.layers.", "a language model"),
+    ("h.0.attn.", "a language model"),
+    ("encoder.block.0.layer.0.SelfAttention.", "a T5 text encoder"),
+];
+
+/// Starts of the names of CLIP's half that reads pictures, and of the one that reads texts beside it.
+const VISION: &[&str] = &["vision_model.", "visual."];
+const TEXT_BESIDE_VISION: &[&str] = &["text_model.", "transformer.resblocks.", "token_embedding."];
+
+/// Starts of what a model is -> what it is for, as a sentence.
+const PURPOSES: &[(&str, &str)] = &[
+    ("a ControlNet", "It guides a base model by outlines, depths or poses"),
+    ("a control-LoRA", "It guides a base model by outlines, depths or poses"),
+    ("a T2I-Adapter", "It guides a base model by outlines, depths or poses"),
+    ("an IP-Adapter", "It guides a base model by the content or style of a picture"),
+    ("an upscaler", "It enlarges finished pictures"),
+    ("a TAESD", "It is a small VAE, for pictures while they form"),
+    ("a CLIP vision model", "It reads pictures, for an IP-Adapter for instance"),
+    ("a CLIP model", "It compares texts and pictures"),
+    ("a T5 text encoder", "It reads prompts for SD 3, FLUX and others"),
+    ("a language model", "It writes texts"),
+    ("a motion module", "It makes a base model's pictures move"),
+    ("a Wan model", "It makes videos"),
+    ("a HunyuanVideo model", "It makes videos"),
+    ("an LTX-Video model", "It makes videos"),
+    ("a Stable Video Diffusion model", "It makes videos"),
+    ("a VAE for videos", "It is a part of a model that makes videos"),
+];
+
+/// Architectures in GGUF files, by their starts -> what they are; all others are language models.
+const GGUF: &[(&str, &str)] = &[
+    ("flux", "a FLUX model"),
+    ("sd1", "an SD 1.x UNet"),
+    ("sdxl", "an SDXL UNet"),
+    ("sd3", "an SD 3 model"),
+    ("wan", "a Wan model"),
+    ("hyvid", "a HunyuanVideo model"),
+    ("hunyuan_video", "a HunyuanVideo model"),
+    ("ltxv", "an LTX-Video model"),
+    ("qwen_image", "a Qwen-Image model"),
+    ("lumina", "a Lumina or Z-Image model"),
+    ("hidream", "a HiDream model"),
+    ("aura", "an AuraFlow model"),
+    ("cosmos", "a Cosmos model"),
+    ("chroma", "a Chroma model"),
+    ("t5", "a T5 text encoder"),
+    ("clip", "a CLIP vision model"),
 ];
 
 /// Starts of modules' names in adapters for models that are not loaded.
@@ -87,6 +170,7 @@ const FOREIGN_ADAPTERS: &[(&str, &str)] = &[
     ("transformer.layers.", "a newer transformer model (Z-Image, Lumina)"),
     ("diffusion_model.blocks.", "a newer transformer model (Wan, Cosmos)"),
     ("lora_unet_blocks_", "a newer transformer model (Wan, Anima)"),
+    ("base_model.model.model.layers.", "a language model"),
 ];
 
 /// Parts of names, wherever they stand, that belong to other kinds of models.
@@ -257,7 +341,15 @@ fn of_metadata(metadata: &BTreeMap<String, String>) -> Option<(&'static str, &st
 pub(crate) fn foreign_model<'a>(
     mut names: impl Iterator<Item = &'a str> + Clone,
 ) -> Option<&'static str> {
-    const PREFIXES: &[&str] = &["model.diffusion_model.", "diffusion_model.", "transformer."];
+    // `params_ema` and its like are how upscalers are wrapped.
+    const PREFIXES: &[&str] = &[
+        "model.diffusion_model.",
+        "diffusion_model.",
+        "transformer.",
+        "params_ema.",
+        "params.",
+        "module.",
+    ];
     let bare = |name: &'a str| {
         PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
     };
@@ -267,9 +359,46 @@ pub(crate) fn foreign_model<'a>(
         .map(|(_, what)| *what)
         .or_else(|| {
             names
+                .clone()
                 .any(|name| FOREIGN_PARTS.iter().any(|(part, _)| name.contains(part)))
                 .then_some("a motion module of AnimateDiff")
         })
+        .or_else(|| {
+            let has = |starts| names.clone().any(|name| starts_with_any(name, starts));
+            let known = has(&["cond_stage_model.", "conditioner.", "first_stage_model."]);
+            match (has(VISION) && !known, has(TEXT_BESIDE_VISION)) {
+                (true, true) => Some("a CLIP model, for texts and pictures"),
+                (true, false) => Some("a CLIP vision model"),
+                (false, _) => None,
+            }
+        })
+        // Upscalers that are one row of convolutions have no other names.
+        .or_else(|| {
+            let rows = names.clone().filter(|name| is_convolution_in_a_row(bare(name))).count();
+            (rows >= 4 && names.all(|name| is_convolution_in_a_row(bare(name))))
+                .then_some("an upscaler (compact Real-ESRGAN)")
+        })
+}
+
+/// `body.12.weight`, `body.12.bias`.
+fn is_convolution_in_a_row(name: &str) -> bool {
+    let number = name.strip_prefix("body.").and_then(|rest| rest.split_once('.'));
+    number.is_some_and(|(number, end)| {
+        number.bytes().all(|byte| byte.is_ascii_digit()) && ["weight", "bias"].contains(&end)
+    })
+}
+
+/// What a model is for that is not loaded: a sentence without its full stop.
+pub(crate) fn purpose(what: &str) -> Option<&'static str> {
+    PURPOSES.iter().find(|(start, _)| what.starts_with(start)).map(|(_, purpose)| *purpose)
+}
+
+/// What a GGUF file is by the architecture that it names, with its article.
+pub(crate) fn of_gguf(architecture: &str) -> String {
+    match GGUF.iter().find(|(start, _)| architecture.starts_with(start)) {
+        Some((_, what)) => (*what).to_owned(),
+        None => format!("a language model ({architecture})"),
+    }
 }
 
 /// What the configuration of a UNet describes.

@@ -17,16 +17,13 @@ use crate::{
     Code, Error, Failure, Result,
     event::{CopyProgress, Event},
     files,
-    library::{self, file_name},
+    library::{self, Entry, file_name},
 };
 
 /// Progress is told at most this often.
-const PROGRESS: Duration = Duration::from_millis(100);
+pub(super) const PROGRESS: Duration = Duration::from_millis(100);
 
 const BUFFER: usize = 4 << 20;
-
-/// Space that is left for everything else, in bytes.
-const SPARE: u64 = 256 << 20;
 
 impl Cards {
     /// Copies a model that lies elsewhere into the library's own folder, on a thread of its own; the
@@ -40,7 +37,8 @@ impl Cards {
         let total = sources.iter().map(|source| source.bytes).sum();
         let folder = self.0.data.models().join(shelf_of(file.reading.kind));
         files::prepare_folder(&folder)?;
-        check_space(&folder, total)?;
+        let hint = "free some space; it can be used where it lies";
+        files::check_room(&folder, total, "the copy").map_err(|error| error.hint(hint))?;
 
         let stop = Arc::new(AtomicBool::new(false));
         {
@@ -98,7 +96,7 @@ impl Cards {
             !stop.load(Ordering::Relaxed)
         };
         let from = &file.entry.path;
-        let path = copy_model(from, sources, folder, &mut watch)?;
+        let path = copy_model(from, &name_of(&file.entry), sources, folder, &mut watch)?;
         copy_sidecars(from, &path);
 
         let stamp = Stamp::of_model(&path)?;
@@ -160,10 +158,22 @@ pub(super) fn sources(path: &Path) -> Result<Vec<Source>> {
     Ok(found)
 }
 
+/// What a model's copy is called. Folders of downloads are named by a hash, so there its own name counts.
+pub(super) fn name_of(entry: &Entry) -> String {
+    let (_, short) = entry.name.rsplit_once('/').unwrap_or_default();
+    let extension = entry.path.extension().filter(|_| library::is_model_file(&entry.path));
+    match (short, extension) {
+        ("", _) => file_name(&entry.path),
+        (short, Some(extension)) => format!("{short}.{}", extension.to_string_lossy()),
+        (short, None) => short.to_owned(),
+    }
+}
+
 /// Copies a model into a folder, under a temporary name until it is whole; gives its path. `watch` is
 /// told of bytes as they are written and answers whether to go on.
 pub(super) fn copy_model(
     from: &Path,
+    name: &str,
     sources: &[Source],
     folder: &Path,
     watch: &mut dyn FnMut(u64) -> bool,
@@ -181,7 +191,7 @@ pub(super) fn copy_model(
         fs::create_dir_all(files::folder_of(&to))?;
         copy_file(&within(from), &to, watch)?;
     }
-    let path = free_name(folder, &file_name(from));
+    let path = free_name(folder, name);
     fs::rename(&whole, &path)?;
     Ok(path)
 }
@@ -222,7 +232,7 @@ pub(super) fn copy_sidecars(from: &Path, to: &Path) {
 }
 
 /// A name in the folder that nothing has yet: `ink.safetensors`, `ink-2.safetensors`, ….
-fn free_name(folder: &Path, name: &str) -> PathBuf {
+pub(super) fn free_name(folder: &Path, name: &str) -> PathBuf {
     let (stem, extension) = match name.rsplit_once('.') {
         Some((stem, extension)) if library::is_model_file(Path::new(name)) => {
             (stem, format!(".{extension}"))
@@ -233,20 +243,4 @@ fn free_name(folder: &Path, name: &str) -> PathBuf {
     let mut names = [name.to_owned()].into_iter().chain(numbered);
     let free = names.find(|name| !folder.join(name).exists());
     folder.join(free.expect("numbers do not end"))
-}
-
-/// Fails if there is no room for a copy.
-fn check_space(folder: &Path, bytes: u64) -> Result<()> {
-    let Some(free) = files::free_space(folder) else { return Ok(()) };
-    if bytes.saturating_add(SPARE) <= free {
-        return Ok(());
-    }
-    let gb = |bytes: u64| bytes as f64 / 1e9;
-    let message = format!(
-        "there is no room for the copy: it takes {:.1} GB, and {:.1} GB are free in `{}`",
-        gb(bytes),
-        gb(free),
-        file_name(folder)
-    );
-    Err(Error::new(Code::Unknown, message).hint("free some space; it can be used where it lies"))
 }

@@ -143,7 +143,7 @@ impl Cards {
         }
         let folder = self.0.data.models().join(copy::shelf_of(reading.kind));
         let sources = copy::sources(path)?;
-        let copied = copy::copy_model(path, &sources, &folder, &mut |_| true)?;
+        let copied = copy::copy_model(path, &file_name(path), &sources, &folder, &mut |_| true)?;
         copy::copy_sidecars(path, &copied);
         self.take(library::entry(&self.0.data.models(), copied), Some(0))
     }

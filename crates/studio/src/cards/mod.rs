@@ -8,9 +8,11 @@
 //! **Invariant:** the shelf's lock is the innermost: whoever holds it asks neither the database nor
 //! anything that listens.
 
+mod convert;
 mod copy;
 mod cover;
 mod drop;
+mod offer;
 mod reading;
 mod rows;
 mod scan;
@@ -33,8 +35,8 @@ use engine::{
 use serde_json::{Map, json};
 
 pub use self::types::{
-    DropItem, DropKind, Dropped, Fit, InputPicture, LibraryFolder, LibraryView, ModelCard,
-    ModelKind, ModelNote, Problem, RecipeOffer,
+    ConvertPlan, ConvertWish, DropItem, DropKind, Dropped, Fit, FolderOffer, InputPicture,
+    LibraryFolder, LibraryView, ModelCard, ModelKind, ModelNote, Problem, RecipeOffer, StoredName,
 };
 use self::{
     reading::{Reading, Stamp},
@@ -42,7 +44,7 @@ use self::{
     scan::Scanner,
 };
 use crate::{
-    Code, DataFolder, Error, FileRef, GenerationParams, Kind, Library, Result,
+    Code, DataFolder, Error, FileRef, GenerationParams, Kind, Library, Prediction, Result,
     db::Db,
     error::sentence,
     event::{Event, Events},
@@ -76,6 +78,8 @@ struct Inner {
     scanner: Scanner,
     /// What stops a copy, by the card's id.
     copies: Mutex<BTreeMap<u32, Arc<AtomicBool>>>,
+    /// What stops a conversion, by the card's id.
+    conversions: Mutex<BTreeMap<u32, Arc<AtomicBool>>>,
     /// The base model that adapters were last held against.
     target: Mutex<Option<(PathBuf, Stamp, Arc<Target>)>>,
 }
@@ -87,6 +91,9 @@ struct Shelf {
     extra: Vec<PathBuf>,
     /// Where was looked: ours first.
     folders: Vec<LibraryFolder>,
+    /// Other programs' folders that were found.
+    offers: Vec<FolderOffer>,
+    looked_for_programs: bool,
     files: BTreeMap<u32, File>,
     /// Ids as they are shown: the starter first, then by folder and name.
     order: Vec<u32>,
@@ -94,6 +101,8 @@ struct Shelf {
     seen: bool,
     /// The same by name, made when it is asked for.
     names: Option<Arc<Library>>,
+    /// What the person says that base models predict, by hash.
+    predictions: BTreeMap<String, Prediction>,
     scanning: bool,
 }
 
@@ -121,6 +130,7 @@ impl Cards {
         inputs: Inputs,
     ) -> Result<Cards> {
         let starter = data.starter.as_deref().map(Starter::open).transpose()?;
+        let predictions = rows::predictions(&db.lock())?;
         let cards = Cards(Arc::new(Inner {
             hashes: Arc::new(HashCache::open(Some(&data.cache))),
             data: data.clone(),
@@ -129,9 +139,10 @@ impl Cards {
             events,
             inputs,
             revision: AtomicU32::new(0),
-            shelf: Mutex::new(Shelf { extra, scanning: true, ..Shelf::default() }),
+            shelf: Mutex::new(Shelf { extra, predictions, scanning: true, ..Shelf::default() }),
             scanner: Scanner::default(),
             copies: Mutex::default(),
+            conversions: Mutex::default(),
             target: Mutex::default(),
         }));
         cards.begin()?;
@@ -154,24 +165,26 @@ impl Cards {
     }
 
     /// Other folders of the person's.
-    pub(crate) fn set_folders(&self, extra: Vec<PathBuf>) {
+    pub(crate) fn set_folders(&self, extra: Vec<PathBuf>) -> Result<()> {
+        self.answer_offers(&extra)?;
         let mut shelf = self.shelf();
         if shelf.extra != extra {
             shelf.extra = extra;
             drop(shelf);
             self.rescan();
         }
+        Ok(())
     }
 
     /// Names to files, as they were last listed.
     pub(crate) fn names(&self) -> Result<Arc<Library>> {
-        let extra = {
+        let (extra, predictions) = {
             let mut shelf = self.shelf();
             if shelf.seen {
                 let names = shelf.names.take().unwrap_or_else(|| Arc::new(self.name(&shelf)));
                 return Ok(shelf.names.insert(names).clone());
             }
-            shelf.extra.clone()
+            (shelf.extra.clone(), shelf.predictions.clone())
         };
         // A folder that is not there now is no reason to find nothing in the others.
         let there = extra.into_iter().filter(|folder| folder.is_dir()).collect();
@@ -182,7 +195,7 @@ impl Cards {
             let kind = kind_of(&Reading::of(path));
             Entry { kind, ..scan::in_place(path) }
         }));
-        Ok(Arc::new(library))
+        Ok(Arc::new(library.with_predictions(predictions)))
     }
 
     /// Everything that was found.
@@ -222,6 +235,7 @@ impl Cards {
             revision,
             cards: cards.collect(),
             folders: shelf.folders.clone(),
+            offers: shelf.offers.clone(),
             scanning: shelf.scanning,
         })
     }
@@ -249,7 +263,11 @@ impl Cards {
             path: entry.path.display().to_string(),
             folder: file.folder,
             family: reading.family.clone(),
-            summary: reading.summary.clone(),
+            summary: match note.prediction.filter(|_| reading.kind == ModelKind::Checkpoint) {
+                Some(prediction) => reading::prediction_text(prediction).to_owned(),
+                None => reading.summary.clone(),
+            },
+            precision: reading.precision.clone(),
             algorithm: reading.algorithm.clone(),
             rank: reading.rank,
             modules: reading.modules,
@@ -332,6 +350,7 @@ impl Cards {
             self.0.data.folders(Vec::new()).beside,
             searched,
         )
+        .with_predictions(shelf.predictions.clone())
     }
 
     // ---- what the person says
@@ -346,6 +365,14 @@ impl Cards {
         }
         let sha256 = self.sha256(id)?;
         rows::say(&self.0.db.lock(), &sha256, note)?;
+        {
+            let mut shelf = self.shelf();
+            match note.prediction {
+                Some(prediction) => shelf.predictions.insert(sha256, prediction),
+                None => shelf.predictions.remove(&sha256),
+            };
+            shelf.names = None;
+        }
         self.changed();
         Ok(())
     }
@@ -461,9 +488,10 @@ impl Cards {
     /// Ends the threads; what they were at is done at the next start.
     pub(crate) fn close(&self) {
         self.0.scanner.close();
-        let copies = self.0.copies.lock().unwrap_or_else(PoisonError::into_inner);
-        for stop in copies.values() {
-            stop.store(true, Ordering::Relaxed);
+        for work in [&self.0.copies, &self.0.conversions] {
+            for stop in work.lock().unwrap_or_else(PoisonError::into_inner).values() {
+                stop.store(true, Ordering::Relaxed);
+            }
         }
     }
 }

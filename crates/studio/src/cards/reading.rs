@@ -16,10 +16,10 @@ use super::{
     sidecar::{self, Sidecars},
     types::ModelKind,
 };
-use crate::{Error, Result, error::sentence, files, starter::Suggestion};
+use crate::{Error, Prediction, Result, error::sentence, files, starter::Suggestion};
 
 /// Of [`Reading`]: what an older program read is read again.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// The weight of an adapter about which nobody said anything.
 const DEFAULT_WEIGHT: f64 = 1.0;
@@ -92,6 +92,7 @@ pub(super) struct Reading {
     pub(super) what: String,
     pub(super) family: Option<String>,
     pub(super) summary: String,
+    pub(super) precision: Option<String>,
     pub(super) algorithm: Option<String>,
     pub(super) rank: Option<(u32, u32)>,
     pub(super) modules: u32,
@@ -161,6 +162,7 @@ impl Reading {
             what: what.into(),
             family: None,
             summary: String::new(),
+            precision: None,
             algorithm: None,
             rank: None,
             modules: 0,
@@ -193,6 +195,7 @@ impl Reading {
         reading.facts = facts(&file);
         reading.family = file.family.as_ref().and_then(|family| family.name).map(str::to_owned);
         reading.bytes = file.size;
+        reading.precision = precision(&file);
         reading.usable = file.usable;
         reading.native_size = file.native_size;
         reading.acceleration = file.acceleration.map(Suggestion::from);
@@ -200,9 +203,9 @@ impl Reading {
         reading.modules = file.tensors as u32;
         reading.summary = match kind {
             ModelKind::Checkpoint => match file.prediction.as_deref() {
-                Some("v_prediction") => "v-prediction".to_owned(),
+                Some("v_prediction") => prediction_text(Prediction::VPrediction).to_owned(),
                 Some(other) => other.replace('_', "-"),
-                None => "epsilon".to_owned(),
+                None => prediction_text(Prediction::Epsilon).to_owned(),
             },
             ModelKind::Vae => "VAE".to_owned(),
             ModelKind::Embedding => "embedding".to_owned(),
@@ -234,6 +237,24 @@ impl Reading {
         self.facts.extend(sidecars.facts.into_iter().map(|(label, text)| (label, short(&text))));
         self
     }
+}
+
+/// What a card says of a prediction.
+pub(super) fn prediction_text(prediction: Prediction) -> &'static str {
+    match prediction {
+        Prediction::Epsilon => "epsilon",
+        Prediction::VPrediction => "v-prediction",
+    }
+}
+
+/// How most of its tensors are stored, and whether by PyTorch.
+fn precision(file: &ModelFile) -> Option<String> {
+    let (most, _) = file.precisions.iter().max_by_key(|(_, tensors)| **tensors)?;
+    let most = match most.to_lowercase() {
+        eight if eight.starts_with("f8") => "f8".to_owned(),
+        most => most,
+    };
+    Some(if file.is_pickle { format!("PyTorch file · {most}") } else { most })
 }
 
 /// "rank 8", "rank 4 to 8".

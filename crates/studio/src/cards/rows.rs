@@ -1,7 +1,7 @@
 //! What the database knows of model files: readings that can be made again, and what the person said.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -11,7 +11,7 @@ use super::{
     reading::{Reading, Stamp},
     types::ModelNote,
 };
-use crate::{Result, db};
+use crate::{Prediction, Result, db};
 
 /// A file that was read before.
 #[derive(Debug, Clone)]
@@ -101,6 +101,21 @@ pub(super) fn take_away(db: &Connection, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Folders of other programs about which the person was asked, and answered.
+pub(super) fn answered_offers(db: &Connection) -> Result<BTreeSet<PathBuf>> {
+    let mut statement = db.prepare("SELECT path FROM answered_offer")?;
+    let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+    rows.map(|path| Ok(path?.into())).collect()
+}
+
+pub(super) fn answer_offer(db: &Connection, path: &Path) -> Result<()> {
+    db.execute(
+        "INSERT INTO answered_offer (path) VALUES (?1) ON CONFLICT DO NOTHING",
+        [path.to_string_lossy()],
+    )?;
+    Ok(())
+}
+
 /// What the person said of a file, and the cover that they chose.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Said {
@@ -112,7 +127,8 @@ pub(super) struct Said {
 /// What the person said, by hash.
 pub(super) fn said(db: &Connection) -> Result<HashMap<String, Said>> {
     let mut statement = db.prepare(
-        "SELECT sha256, title, trigger_words, default_weight, pigment, cover FROM model_note",
+        "SELECT sha256, title, trigger_words, default_weight, pigment, cover, prediction
+         FROM model_note",
     )?;
     let rows = statement.query_map([], |row| {
         let words: Option<String> = row.get(2)?;
@@ -121,6 +137,7 @@ pub(super) fn said(db: &Connection) -> Result<HashMap<String, Said>> {
             trigger_words: words.and_then(|words| serde_json::from_str(&words).ok()),
             default_weight: row.get(3)?,
             pigment: row.get(4)?,
+            prediction: row.get::<_, Option<String>>(6)?.and_then(prediction),
         };
         Ok((row.get(0)?, Said { note, cover: row.get(5)? }))
     })?;
@@ -130,13 +147,32 @@ pub(super) fn said(db: &Connection) -> Result<HashMap<String, Said>> {
 pub(super) fn say(db: &Connection, sha256: &str, note: &ModelNote) -> Result<()> {
     let words = note.trigger_words.as_ref().map(|words| serde_json::json!(words).to_string());
     db.execute(
-        "INSERT INTO model_note (sha256, title, trigger_words, default_weight, pigment)
-         VALUES (?1, ?2, ?3, ?4, ?5)
+        "INSERT INTO model_note (sha256, title, trigger_words, default_weight, pigment, prediction)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
          ON CONFLICT (sha256) DO UPDATE SET
-             title = ?2, trigger_words = ?3, default_weight = ?4, pigment = ?5",
-        params![sha256, note.title, words, note.default_weight, note.pigment],
+             title = ?2, trigger_words = ?3, default_weight = ?4, pigment = ?5, prediction = ?6",
+        params![
+            sha256,
+            note.title,
+            words,
+            note.default_weight,
+            note.pigment,
+            note.prediction
+                .and_then(|prediction| serde_json::json!(prediction).as_str().map(str::to_owned))
+        ],
     )?;
     Ok(())
+}
+
+/// As a recipe has it; what a newer program may have written says nothing.
+fn prediction(text: String) -> Option<Prediction> {
+    serde_json::from_value(text.into()).ok()
+}
+
+/// What the person says that base models predict, by hash.
+pub(super) fn predictions(db: &Connection) -> Result<BTreeMap<String, Prediction>> {
+    let notes = said(db)?.into_iter();
+    Ok(notes.filter_map(|(sha256, said)| Some((sha256, said.note.prediction?))).collect())
 }
 
 /// The cover that the person chose for a file.

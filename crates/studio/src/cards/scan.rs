@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fs_err as fs;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::{
@@ -18,8 +17,8 @@ use super::{
 };
 use crate::{
     Result,
-    error::sentence,
     library::{self, Entry, Walk, file_name},
+    places::Place,
     queue,
     starter::{self, Style},
     worker,
@@ -40,12 +39,15 @@ const FIRST_LOOK: Duration = Duration::from_millis(300);
 /// Hashing takes a whole core for minutes and is never urgent.
 const NICE: i32 = 19;
 
+/// The folders that are watched, each with whether all below it is.
+type Watched = Vec<(PathBuf, bool)>;
+
 /// What there is to do for the two threads, and the watch on the folders.
 #[derive(Debug, Default)]
 pub(super) struct Scanner {
     wanted: Mutex<Wanted>,
     wake: Condvar,
-    watch: Mutex<Option<(Vec<PathBuf>, RecommendedWatcher)>>,
+    watch: Mutex<Option<(Watched, RecommendedWatcher)>>,
 }
 
 #[derive(Debug, Default)]
@@ -83,7 +85,7 @@ impl Scanner {
         *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn closing(&self) -> bool {
+    pub(super) fn closing(&self) -> bool {
         self.wanted().closing
     }
 
@@ -108,6 +110,16 @@ struct Listed {
     folder: Option<u32>,
     starter: bool,
     style: Option<Style>,
+}
+
+/// What there is in all folders.
+struct Look {
+    listed: Vec<Listed>,
+    folders: Vec<LibraryFolder>,
+    /// Folders that are not there now.
+    lost: Vec<PathBuf>,
+    /// Folders to watch: with what is in them, or alone.
+    watched: Vec<(PathBuf, bool)>,
 }
 
 impl Listed {
@@ -152,6 +164,7 @@ impl Cards {
                 wanted.listed = true;
                 wanted.hash = true;
             });
+            self.look_for_programs();
             std::thread::sleep(SETTLE);
         }
     }
@@ -167,13 +180,8 @@ impl Cards {
             let db = self.0.db.lock();
             (rows::placed(&db)?, rows::files(&db)?)
         };
-        let (listed, folders) = self.list(&placed);
-        let lost: Vec<PathBuf> = folders
-            .iter()
-            .filter(|folder| folder.problem.is_some())
-            .map(|folder| folder.path.clone().into())
-            .collect();
-        self.watch(folders.iter().filter(|folder| folder.problem.is_none()));
+        let Look { listed, folders, lost, watched } = self.list(&placed);
+        self.watch(watched);
 
         // What was read before is shown at once, and looked at afterwards.
         let (mut present, mut fresh, mut there) = (Vec::new(), Vec::new(), BTreeSet::new());
@@ -282,7 +290,7 @@ impl Cards {
     }
 
     /// Everything that is there, and the folders that were looked at.
-    fn list(&self, placed: &[PathBuf]) -> (Vec<Listed>, Vec<LibraryFolder>) {
+    fn list(&self, placed: &[PathBuf]) -> Look {
         let mut walk = Walk::default();
         let mut listed = Vec::new();
         if let Some(starter) = &self.0.starter {
@@ -299,31 +307,35 @@ impl Cards {
         }
         let own = self.0.data.models();
         let mut folders = Vec::new();
+        let (mut lost, mut watched) = (Vec::new(), Vec::new());
         for (index, path) in [own].into_iter().chain(self.shelf().extra.clone()).enumerate() {
-            let problem = fs::read_dir(&path).err().map(|error| sentence(&error.to_string()));
-            if problem.is_none() {
-                walk.folder(&path);
-            }
+            let own = index == 0;
+            let place = if own { Place::plain(&path) } else { Place::at(&path) };
+            place.list(&mut walk);
+            lost.extend(place.lost().map(Path::to_owned));
+            watched.extend(place.shelves().map(|shelf| (shelf.to_owned(), true)));
+            // New shelves come, and a file that names others changes.
+            watched.extend(place.program.map(|_| (path.clone(), false)));
             let found = walk.entries.drain(..);
             let folder = Some(index as u32);
             listed.extend(found.map(|entry| Listed { entry, folder, starter: false, style: None }));
             folders.push(LibraryFolder {
-                name: if index == 0 { "Impasto".to_owned() } else { file_name(&path) },
+                name: if own { "Impasto".to_owned() } else { file_name(&path) },
                 path: path.display().to_string(),
-                own: index == 0,
-                problem,
+                own,
+                program: place.program.map(|program| program.name.to_owned()),
+                problem: place.problem,
             });
         }
         for path in placed.iter().filter(|path| path.exists() && walk.first_time(path)) {
             let entry = in_place(path);
             listed.push(Listed { entry, folder: None, starter: false, style: None });
         }
-        (listed, folders)
+        Look { listed, folders, lost, watched }
     }
 
-    /// Watches these folders instead of others.
-    fn watch<'a>(&self, folders: impl Iterator<Item = &'a LibraryFolder>) {
-        let folders: Vec<PathBuf> = folders.map(|folder| folder.path.clone().into()).collect();
+    /// Watches these folders instead of others, with what is in them or alone.
+    fn watch(&self, folders: Vec<(PathBuf, bool)>) {
         let mut watch = self.0.scanner.watch.lock().unwrap_or_else(PoisonError::into_inner);
         if watch.as_ref().is_some_and(|(watched, _)| *watched == folders)
             || self.0.scanner.closing()
@@ -342,8 +354,12 @@ impl Cards {
             Ok(watcher) => watcher,
             Err(error) => return tracing::warn!("the folders are not watched: {error}"),
         };
-        for folder in &folders {
-            if let Err(error) = watcher.watch(folder, RecursiveMode::Recursive) {
+        for (folder, whole) in &folders {
+            let mode = match whole {
+                true => RecursiveMode::Recursive,
+                false => RecursiveMode::NonRecursive,
+            };
+            if let Err(error) = watcher.watch(folder, mode) {
                 tracing::warn!("cannot watch `{}`: {error}", folder.display());
             }
         }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
-use crate::{Failure, FileRef, GenerationParams, starter::Suggestion};
+use crate::{Failure, FileRef, GenerationParams, Prediction, starter::Suggestion};
 
 /// What a model file is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, TS)]
@@ -40,6 +40,8 @@ pub struct ModelCard {
     pub family: Option<String>,
     /// One line about it: "LoCon · rank 8", "v-prediction · 27 MB".
     pub summary: String,
+    /// How its numbers are stored: "f16", "bf16", "f8", "PyTorch file · f32"; `null`: not known.
+    pub precision: Option<String>,
     /// "LoRA", "LoCon", "LoHa"; adapters only.
     pub algorithm: Option<String>,
     /// Smallest and largest.
@@ -90,6 +92,8 @@ pub struct LibraryView {
     pub cards: Vec<ModelCard>,
     /// Where was looked: ours first.
     pub folders: Vec<LibraryFolder>,
+    /// Folders of other programs that could be added; each until the person answers.
+    pub offers: Vec<FolderOffer>,
     /// Not everything has been seen yet.
     pub scanning: bool,
 }
@@ -103,8 +107,21 @@ pub struct LibraryFolder {
     pub path: String,
     /// Ours: dropped adapters go there.
     pub own: bool,
-    /// Why it cannot be read: a whole sentence.
+    /// Whose it is, if it is another program's: "ComfyUI".
+    pub program: Option<String>,
+    /// Why it cannot be read, or a part of it: whole sentences.
     pub problem: Option<String>,
+}
+
+/// A folder of another program that was found in its usual place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, TS)]
+pub struct FolderOffer {
+    /// Whose it is: "ComfyUI".
+    pub program: String,
+    /// Where it is.
+    pub path: String,
+    /// Models in it that this program knows.
+    pub models: u32,
 }
 
 /// What an adapter would do on a base model.
@@ -142,6 +159,49 @@ pub struct ModelNote {
     pub default_weight: Option<f64>,
     /// 0 to 11.
     pub pigment: Option<u8>,
+    /// What a base model predicts, where its file says it wrongly.
+    #[serde(default)]
+    pub prediction: Option<Prediction>,
+}
+
+/// How a model is to be written anew.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, TS)]
+pub struct ConvertWish {
+    /// `null`: each number keeps its bits.
+    pub precision: Option<StoredName>,
+    /// As a diffusers folder instead of one file.
+    pub folder: bool,
+    /// Without extension; `null`: one that fits.
+    pub name: Option<String>,
+}
+
+/// How numbers are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[serde(rename_all = "lowercase")]
+pub enum StoredName {
+    /// 32 bits.
+    F32,
+    /// 16 bits.
+    F16,
+    /// 16 bits with the range of 32.
+    Bf16,
+}
+
+/// What writing a model anew would give.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, TS)]
+pub struct ConvertPlan {
+    /// The new model's, without extension.
+    pub name: String,
+    /// The folder that it goes to.
+    pub place: String,
+    /// What it takes.
+    pub bytes: u64,
+    /// What is free there, where the system tells.
+    pub free: Option<u64>,
+    /// Whether the model is a folder now.
+    pub from_folder: bool,
+    /// Why it cannot be done so: the name is taken, or there is no room.
+    pub problem: Option<Failure>,
 }
 
 /// What a file is that hovers over the window, and what dropping it would do.

@@ -2,7 +2,7 @@
 //!
 //! | Table | |
 //! |---|---|
-//! | `job`, `session`, `stack`, `image_note`, `model_note`, `model_use`, `placed_model` | the person's own; never dropped |
+//! | `job`, `session`, `stack`, `image_note`, `model_note`, `model_use`, `placed_model`, `answered_offer` | the person's own; never dropped |
 //! | `image`, `image_adapter`, `model_file` | can be rebuilt from the files |
 //!
 //! Migrations only add, so that an older program still opens the database of a newer one. A database
@@ -79,6 +79,9 @@ const MIGRATIONS: &[&str] = &["
         pigment INTEGER NOT NULL,
         card TEXT NOT NULL
     ) STRICT;
+", "
+    CREATE TABLE answered_offer (path TEXT PRIMARY KEY) STRICT;
+    ALTER TABLE model_note ADD COLUMN prediction TEXT;
 "];
 
 /// The one connection.

@@ -15,10 +15,15 @@ export async function addFiles({ drop, library, toasts }: Studio) {
 }
 
 /** A folder of another program: it is read and watched, never written. Throws an IpcError. */
-export async function addFolder({ settings }: Studio) {
+export async function addFolder(studio: Studio) {
 	const folder = await ipc.chooseFolder();
+	if (folder !== null) await addThis(studio, folder);
+}
+
+/** The same without a dialog. */
+export async function addThis({ settings }: Studio, folder: string) {
 	const { model_folders } = settings.current;
-	if (folder === null || model_folders.includes(folder)) return;
+	if (model_folders.includes(folder)) return;
 	await settings.set({ model_folders: [...model_folders, folder] });
 }
 

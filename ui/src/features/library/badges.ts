@@ -3,11 +3,10 @@ import { bytes } from '$lib/format';
 import type { ModelCard } from '$lib/ipc/types';
 
 export function badgesOf(card: ModelCard): string[] {
-	const badges =
-		card.kind === 'adapter'
-			? [card.algorithm, rankOf(card), card.family]
-			: [card.family, ...card.summary.split(' · '), bytes(card.bytes)];
-	return [...new Set(badges.filter((badge) => badge !== null && badge !== ''))] as string[];
+	const { family, summary, precision } = card;
+	const own = card.kind === 'adapter' ? [card.algorithm, rankOf(card), family] : [family, summary];
+	const parts = [...own, precision, bytes(card.bytes)].flatMap((part) => part?.split(' · ') ?? []);
+	return [...new Set(parts.filter((part) => part !== ''))];
 }
 
 function rankOf({ rank }: ModelCard): string | null {

@@ -9,7 +9,13 @@ const card = {
 	name: 'ink',
 	title: 'Ink Drawing',
 	trigger_words: ['ink drawing style', 'ink'],
-	note: { title: null, trigger_words: ['ink'], default_weight: null, pigment: null }
+	note: {
+		title: null,
+		trigger_words: ['ink'],
+		default_weight: null,
+		pigment: null,
+		prediction: null
+	}
 } as unknown as ModelCard;
 
 describe('trigger words', () => {

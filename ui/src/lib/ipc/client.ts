@@ -5,6 +5,8 @@
 import { Channel, invoke } from '@tauri-apps/api/core';
 import type {
 	Catalog,
+	ConvertPlan,
+	ConvertWish,
 	Deleted,
 	DropItem,
 	Dropped,
@@ -83,6 +85,11 @@ export const ipc = {
 	setCover: (card: number, image: number | null) => call<void>('set_cover', { card, image }),
 	copyIntoLibrary: (card: number) => call<void>('copy_into_library', { card }),
 	cancelCopy: (card: number) => call<void>('cancel_copy', { card }),
+	/** What writing a model anew would give: name, place and size. */
+	planConversion: (card: number, wish: ConvertWish) =>
+		call<ConvertPlan>('plan_conversion', { card, wish }),
+	convertModel: (card: number, wish: ConvertWish) => call<void>('convert_model', { card, wish }),
+	cancelConversion: (card: number) => call<void>('cancel_conversion', { card }),
 	/** Takes a checkpoint that is used where it lies off the list; the file stays. */
 	forgetModel: (card: number) => call<void>('forget_model', { card }),
 	/** An adapter of our own folder, into the trash. */
@@ -90,6 +97,8 @@ export const ipc = {
 	showModel: (card: number) => call<void>('show_model', { card }),
 	/** `{name: shape}` of every tensor, for a report of a file that does not work. */
 	keyListing: (card: number) => call<string>('key_listing', { card }),
+	/** Another program's folder is not offered again. */
+	declineFolder: (path: string) => call<void>('decline_folder', { path }),
 	rescan: () => call<void>('rescan'),
 
 	// Drop

@@ -556,6 +556,10 @@ family: string | null,
  */
 summary: string, 
 /**
+ * How its numbers are stored: "f16", "bf16", "f8", "PyTorch file · f32"; `null`: not known.
+ */
+precision: string | null, 
+/**
  * "LoRA", "LoCon", "LoHa"; adapters only.
  */
 algorithm: string | null, 
@@ -674,6 +678,10 @@ cards: Array<ModelCard>,
  */
 folders: Array<LibraryFolder>, 
 /**
+ * Folders of other programs that could be added; each until the person answers.
+ */
+offers: Array<FolderOffer>, 
+/**
  * Not everything has been seen yet.
  */
 scanning: boolean, };
@@ -695,9 +703,30 @@ path: string,
  */
 own: boolean, 
 /**
- * Why it cannot be read: a whole sentence.
+ * Whose it is, if it is another program's: "ComfyUI".
+ */
+program: string | null, 
+/**
+ * Why it cannot be read, or a part of it: whole sentences.
  */
 problem: string | null, };
+
+/**
+ * A folder of another program that was found in its usual place.
+ */
+export type FolderOffer = { 
+/**
+ * Whose it is: "ComfyUI".
+ */
+program: string, 
+/**
+ * Where it is.
+ */
+path: string, 
+/**
+ * Models in it that this program knows.
+ */
+models: number, };
 
 /**
  * What an adapter would do on a base model.
@@ -743,7 +772,62 @@ default_weight: number | null,
 /**
  * 0 to 11.
  */
-pigment: number | null, };
+pigment: number | null, 
+/**
+ * What a base model predicts, where its file says it wrongly.
+ */
+prediction: Prediction | null, };
+
+/**
+ * How a model is to be written anew.
+ */
+export type ConvertWish = { 
+/**
+ * `null`: each number keeps its bits.
+ */
+precision: StoredName | null, 
+/**
+ * As a diffusers folder instead of one file.
+ */
+folder: boolean, 
+/**
+ * Without extension; `null`: one that fits.
+ */
+name: string | null, };
+
+/**
+ * How numbers are stored.
+ */
+export type StoredName = "f32" | "f16" | "bf16";
+
+/**
+ * What writing a model anew would give.
+ */
+export type ConvertPlan = { 
+/**
+ * The new model's, without extension.
+ */
+name: string, 
+/**
+ * The folder that it goes to.
+ */
+place: string, 
+/**
+ * What it takes.
+ */
+bytes: number, 
+/**
+ * What is free there, where the system tells.
+ */
+free: number | null, 
+/**
+ * Whether the model is a folder now.
+ */
+from_folder: boolean, 
+/**
+ * Why it cannot be done so: the name is taken, or there is no room.
+ */
+problem: Failure | null, };
 
 /**
  * What a file is that hovers over the window, and what dropping it would do.
@@ -1091,6 +1175,31 @@ total: number,
 error: Failure | null, };
 
 /**
+ * How far the conversion of a model is, in bytes.
+ */
+export type ConvertProgress = { 
+/**
+ * Id of the card that is converted.
+ */
+card: number, 
+/**
+ * Bytes written.
+ */
+done: number, 
+/**
+ * Bytes to write.
+ */
+total: number, 
+/**
+ * Id of the new model's card, once it is there.
+ */
+made: number | null, 
+/**
+ * Why it failed, or that it was cancelled.
+ */
+error: Failure | null, };
+
+/**
  * All that a fresh window needs.
  */
 export type Snapshot = { 
@@ -1174,4 +1283,4 @@ revision: number, } } | { "event": "library", "data": {
 /**
  * Counts up.
  */
-revision: number, } } | { "event": "copying", "data": CopyProgress } | { "event": "settings", "data": Settings } | { "event": "stacks", "data": Array<NamedStack> } | { "event": "live", "data": Live } | { "event": "files", "data": Array<string> } | { "event": "notice", "data": Notice };
+revision: number, } } | { "event": "copying", "data": CopyProgress } | { "event": "converting", "data": ConvertProgress } | { "event": "settings", "data": Settings } | { "event": "stacks", "data": Array<NamedStack> } | { "event": "live", "data": Live } | { "event": "files", "data": Array<string> } | { "event": "notice", "data": Notice };

@@ -1,9 +1,12 @@
-/** The library: all model files that were found, and the copies under way. */
+/** The library: all model files that were found, and the copies and conversions under way. */
 import { ipc } from '$lib/ipc/client';
 import type {
+	ConvertProgress,
+	ConvertWish,
 	CopyProgress,
 	Event,
 	FileRef,
+	FolderOffer,
 	Library as Snapshot,
 	LibraryFolder,
 	ModelCard,
@@ -16,15 +19,22 @@ const NOTHING_SAID: ModelNote = {
 	title: null,
 	trigger_words: null,
 	default_weight: null,
-	pigment: null
+	pigment: null,
+	prediction: null
 };
 
 export class Library {
-	#found = $state.raw<Omit<Snapshot, 'revision'>>({ cards: [], folders: [], scanning: false });
+	#found = $state.raw<Omit<Snapshot, 'revision'>>({
+		cards: [],
+		folders: [],
+		offers: [],
+		scanning: false
+	});
 	#byId = $derived(new Map(this.#found.cards.map((card) => [card.id, card])));
 	#byHash = $derived(grouped(this.#found.cards, (card) => card.sha256));
 	#byName = $derived(grouped(this.#found.cards, (card) => card.name));
 	#copying = $state.raw<ReadonlyMap<number, CopyProgress>>(new Map());
+	#converting = $state.raw<ReadonlyMap<number, ConvertProgress>>(new Map());
 	#asked = 0;
 	#answered = 0;
 
@@ -33,12 +43,20 @@ export class Library {
 	/** After each replacement of the cards. */
 	onchange: (() => void) | null = null;
 
+	/** After a conversion; the id of the new card. */
+	onconverted: ((made: number) => void) | null = null;
+
 	get cards(): readonly ModelCard[] {
 		return this.#found.cards;
 	}
 
 	get folders(): readonly LibraryFolder[] {
 		return this.#found.folders;
+	}
+
+	/** Folders of other programs that could be added. */
+	get offers(): readonly FolderOffer[] {
+		return this.#found.offers;
 	}
 
 	/** Files are still being looked at. */
@@ -49,6 +67,11 @@ export class Library {
 	/** By the id of the card. */
 	get copying() {
 		return this.#copying;
+	}
+
+	/** By the id of the card; a conversion that ended well is not in it. */
+	get converting() {
+		return this.#converting;
 	}
 
 	byId(id: number | null | undefined): ModelCard | undefined {
@@ -77,10 +100,10 @@ export class Library {
 	/** Whoever waits for it sees what there was when it was asked for, or something newer. */
 	async refresh() {
 		const mine = ++this.#asked;
-		const { cards, folders, scanning } = await ipc.library();
+		const { cards, folders, offers, scanning } = await ipc.library();
 		if (mine < this.#answered) return;
 		this.#answered = mine;
-		this.#found = { cards, folders, scanning };
+		this.#found = { cards, folders, offers, scanning };
 		this.onchange?.();
 	}
 
@@ -93,6 +116,14 @@ export class Library {
 			if ((done >= total && !error) || error?.code === 'cancelled') copying.delete(card);
 			else copying.set(card, event.data);
 			this.#copying = copying;
+		}
+		if (event.event === 'converting') {
+			const { card, made, error } = event.data;
+			const converting = new Map(this.#converting);
+			if (made !== null || error?.code === 'cancelled') converting.delete(card);
+			else converting.set(card, event.data);
+			this.#converting = converting;
+			if (made !== null) this.onconverted?.(made);
 		}
 	}
 
@@ -110,6 +141,23 @@ export class Library {
 	async cancelCopy(card: number) {
 		await ipc.cancelCopy(card);
 		this.#forgetCopy(card);
+	}
+
+	async convert(card: number, wish: ConvertWish) {
+		this.#forgetConversion(card);
+		await ipc.convertModel(card, wish);
+	}
+
+	async cancelConversion(card: number) {
+		await ipc.cancelConversion(card);
+		this.#forgetConversion(card);
+	}
+
+	#forgetConversion(card: number) {
+		if (!this.#converting.has(card)) return;
+		const converting = new Map(this.#converting);
+		converting.delete(card);
+		this.#converting = converting;
 	}
 
 	#forgetCopy(card: number) {

@@ -7,7 +7,8 @@ const NOTHING: ModelNote = {
 	title: null,
 	trigger_words: null,
 	default_weight: null,
-	pigment: null
+	pigment: null,
+	prediction: null
 };
 
 function card(id: number, part: Partial<ModelCard> = {}): ModelCard {
@@ -20,6 +21,7 @@ function card(id: number, part: Partial<ModelCard> = {}): ModelCard {
 		folder: 0,
 		family: id % 3 ? 'SD 1.x' : 'SDXL',
 		summary: '',
+		precision: 'f16',
 		algorithm: 'LoRA',
 		rank: [8, 8],
 		modules: 264,
@@ -54,7 +56,8 @@ beforeEach(async () => {
 	];
 	notes = [];
 	mockIPC((command, payload) => {
-		if (command === 'library') return { revision: 1, cards, folders: [], scanning: false };
+		if (command === 'library')
+			return { revision: 1, cards, folders: [], offers: [], scanning: false };
 		if (command === 'set_model_note') notes.push((payload as { note: ModelNote }).note);
 	});
 	library = new Library();
@@ -121,8 +124,8 @@ describe('the library', () => {
 		await library.note(known, { trigger_words: ['ink'] });
 		await library.note(known, { title: null });
 		expect(notes).toEqual([
-			{ title: 'Mine', trigger_words: ['ink'], default_weight: null, pigment: 4 },
-			{ title: null, trigger_words: null, default_weight: null, pigment: 4 }
+			{ title: 'Mine', trigger_words: ['ink'], default_weight: null, pigment: 4, prediction: null },
+			{ title: null, trigger_words: null, default_weight: null, pigment: 4, prediction: null }
 		]);
 	});
 
@@ -157,5 +160,30 @@ describe('what is in front', () => {
 		expect(next.shelf.order).toBe('newest');
 		next.shelf.load({ kind: 'paint' as never, order: 'toString' as never });
 		expect(next.shelf.order).toBe('newest');
+	});
+
+	it('follows a conversion until the new model is there', () => {
+		let there: number | null = null;
+		library.onconverted = (made) => (there = made);
+		const converting = (done: number, made: number | null, code?: 'cancelled' | 'unknown') =>
+			library.handle({
+				event: 'converting',
+				data: {
+					card: 1,
+					done,
+					total: 10,
+					made,
+					error: code ? { code, field: null, message: 'No.', hint: null } : null
+				}
+			});
+		// All bytes are written, but it has no card yet.
+		converting(10, null);
+		expect(library.converting.get(1)?.done).toBe(10);
+		converting(10, 9);
+		expect([library.converting.has(1), there]).toEqual([false, 9]);
+		converting(3, null, 'unknown');
+		expect(library.converting.get(1)?.error?.message).toBe('No.');
+		converting(3, null, 'cancelled');
+		expect(library.converting.has(1)).toBe(false);
 	});
 });

@@ -140,6 +140,15 @@ export class Studio {
 			this.#askFits(true);
 			this.#askTokens();
 		};
+		this.library.onconverted = (made) => {
+			void this.library
+				.refresh()
+				.then(() => {
+					const card = this.library.byId(made);
+					if (card) this.toasts.show({ message: `“${card.name}” is in the library.` });
+				})
+				.catch((error) => this.toasts.fail(error));
+		};
 		this.deletion.ondelete = (ids) => {
 			const rest = this.recents.images.filter((image) => !ids.includes(image.id));
 			const at = this.recents.images.findIndex((image) => ids.includes(image.id));
