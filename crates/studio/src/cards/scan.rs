@@ -119,7 +119,7 @@ struct Look {
     /// Folders that are not there now.
     lost: Vec<PathBuf>,
     /// Folders to watch: with what is in them, or alone.
-    watched: Vec<(PathBuf, bool)>,
+    watched: Watched,
 }
 
 impl Listed {
