@@ -937,6 +937,16 @@ fn component_weights(folder: &Path) -> Result<Vec<TensorFile>, &'static str> {
     }
 }
 
+/// What folders of the families that are run here are called.
+const PIPELINES: &[&str] = &[
+    "StableDiffusionPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLInpaintPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "LatentConsistencyModelPipeline",
+];
+
 fn inspect_diffusers_folder(path: &Path) -> Result<ModelFile> {
     let mut files = Vec::new();
     let mut absent = Vec::new();
@@ -997,6 +1007,7 @@ fn inspect_diffusers_folder(path: &Path) -> Result<ModelFile> {
     }
     if let Ok((_, index)) = read_json(&path.join("model_index.json"))
         && let Some(class) = index.get("_class_name").and_then(Value::as_str)
+        && !PIPELINES.contains(&class)
     {
         answer.notes.push(format!("Its pipeline is called {class}."));
     }
