@@ -65,21 +65,23 @@ pub fn write(
 /// # Errors
 /// Names the folder and the reason; [`io::ErrorKind::AlreadyExists`] if there is one.
 pub fn write_folder(path: &Path, content: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
-    let name = format!("{PREFIX}{}{SUFFIX}", std::process::id());
-    let temporary = folder_of(path).join(name);
+    let check_free = || match path.exists() {
+        true => Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is there already")),
+        false => Ok(()),
+    };
     let attempt = || -> io::Result<()> {
-        if path.exists() {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is there already"));
-        }
-        fs::create_dir(&temporary)?;
-        content(&temporary)?;
-        fs::rename(&temporary, path)
+        check_free()?;
+        // It goes away by itself. The folder inside of it is as readable as any other.
+        let temporary = temporaries().tempdir_in(folder_of(path))?;
+        let whole = temporary.path().join("model");
+        fs::create_dir(&whole)?;
+        content(&whole)?;
+        // A folder that is empty would be replaced.
+        check_free()?;
+        fs::rename(&whole, path)
     };
     attempt().map_err(|error| {
-        // What is left of it is swept away later if it cannot be now.
-        let _ = fs::remove_dir_all(&temporary);
-        let message = format!("cannot write `{}`: {error}", path.display());
-        io::Error::new(error.kind(), message)
+        io::Error::new(error.kind(), format!("cannot write `{}`: {error}", path.display()))
     })
 }
 
@@ -233,6 +235,27 @@ mod tests {
         write(&path, Existing::Replace, |writer| writer.write_all(b"two")).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(names(folder.path()), ["a"]);
+    }
+
+    #[test]
+    fn folders_written_at_once_leave_each_other_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let (one, two) = (parent.path().join("one"), parent.path().join("two"));
+        write_folder(&one, |inside| {
+            fs::write(inside.join("weights"), b"one")?;
+            let error = write_folder(&two, |inside| {
+                fs::write(inside.join("weights"), b"two")?;
+                Err(io::ErrorKind::StorageFull.into())
+            });
+            assert_eq!(error.unwrap_err().kind(), io::ErrorKind::StorageFull);
+            fs::write(inside.join("config"), b"one")
+        })
+        .unwrap();
+        assert_eq!(fs::read(one.join("weights")).unwrap(), b"one");
+        assert_eq!(names(parent.path()), ["one"]);
+        let error = write_folder(&one, |_| Ok(())).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(one.join("config")).unwrap(), b"one");
     }
 
     #[test]
