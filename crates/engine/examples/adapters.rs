@@ -24,8 +24,7 @@ fn patching(engine: &mut Engine, request: &Request) -> engine::Result<f64> {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut paths = env::args_os().skip(1).map(PathBuf::from);
     let model = paths.next().ok_or("usage: adapters MODEL ADAPTER...")?;
-    let adapters: Vec<AdapterUse> =
-        paths.map(|path| AdapterUse { path, unet_weight: 0.2, text_encoder_weight: 0.2 }).collect();
+    let adapters: Vec<AdapterUse> = paths.map(|path| AdapterUse::new(path, 0.2)).collect();
     let plain =
         Request { steps: 1, width: 64, height: 64, precision: Precision::Bf16, ..request(&model) };
     let stack = Request { adapters, ..plain.clone() };

@@ -6,7 +6,10 @@ use kernels::memory;
 
 use crate::{
     DeviceId, Error, Image, InitImage, Output, PatchReport, Phase, Progress, Request, Result,
-    Watch, device,
+    Watch,
+    adapter::patch::Stack,
+    architecture::INPUTS,
+    device,
     guided::{Guided, HandOver, Masked},
     loaded::{Loaded, Words, finite, latent_mask},
     noise::Noise,
@@ -157,11 +160,11 @@ fn paint(
     watch: &mut Watch<'_>,
 ) -> Result<Output> {
     let mut warnings = kernels::Isa::doubts().to_vec();
-    let (words, patches) = prepare(base, request, &mut warnings, watch)?;
+    let (words, stack, patches) = prepare(base, request, &mut warnings, watch)?;
     let refiner = match refiner {
         Some((refiner, request)) => {
-            let (words, _) = prepare(refiner, request, &mut warnings, watch)?;
-            Some((refiner, request, words))
+            let (words, stack, _) = prepare(refiner, request, &mut warnings, watch)?;
+            Some((refiner, request, words, stack))
         }
         None => None,
     };
@@ -169,22 +172,21 @@ fn paint(
 
     announce(watch, Phase::Encode, 2 + usize::from(request.init.is_some()))?;
     let conditioning = loaded.conditioning(request, words)?;
-    let second = match refiner {
-        Some((refiner, request, words)) => {
+    let mut second = match refiner {
+        Some((refiner, request, words, stack)) => {
             let conditioning = refiner.loaded.conditioning(request, words)?;
-            Some((&refiner.loaded, request, conditioning))
+            Some((&mut refiner.loaded, request, conditioning, stack))
         }
         None => None,
     };
-    let networks = loaded.networks();
     // Found out before the work rather than after it.
-    loaded.tile_side(networks, request)?;
+    loaded.tile_side(loaded.networks(), request)?;
     let init = loaded.init_latents(request)?;
     if let (Some(latents), Some(init)) = (&init, &request.init)
         && init.denoising_strength == 0.0
     {
         announce(watch, Phase::Decode, 1)?;
-        let image = loaded.decode(networks, latents, request, &mut warnings)?;
+        let image = loaded.decode(loaded.networks(), latents, request, &mut warnings)?;
         let latents = latents.clone();
         return Ok(Output { image, patches, latents, conditioning, warnings });
     }
@@ -201,19 +203,20 @@ fn paint(
     let latents = sampler.first_latents(noise.first(), init.as_ref(), sigmas[0])?;
 
     let mask = request.init.as_ref().and_then(|init| init.mask.as_ref());
-    let mask = mask.filter(|_| networks.unet.inputs() == 4);
+    let mask = mask.filter(|_| loaded.networks().unet().inputs() == INPUTS[0]);
     let mask = mask.map(|mask| latent_mask(mask, request.width as usize / 8)).transpose()?;
+    let look = loaded.look(request);
     let guided = HandOver {
-        first: Guided::new(loaded, &conditioning, loaded.inpainting(request)?, request)?,
-        second: match (&second, &request.refiner) {
-            (Some((loaded, request, conditioning)), Some(refiner)) => {
+        first: Guided::new(loaded, &conditioning, stack, sigmas, request)?,
+        second: match (&mut second, &request.refiner) {
+            (Some((loaded, request, conditioning, stack)), Some(refiner)) => {
                 // The first step that A1111 gives to it: of n steps the one before which that part was made.
                 let step = (refiner.switch_at * f64::from(request.steps)).ceil() as usize;
                 let from = schedule.get(step).copied().unwrap_or(0.0);
                 (from > 0.0)
                     .then(|| -> Result<_> {
-                        let beside = loaded.inpainting(request)?;
-                        Ok((Guided::new(loaded, conditioning, beside, request)?, from))
+                        let stack = std::mem::take(stack);
+                        Ok((Guided::new(loaded, conditioning, stack, sigmas, request)?, from))
                     })
                     .transpose()?
             }
@@ -221,13 +224,13 @@ fn paint(
         },
     };
     let guided = Masked { inner: guided, kept: init.zip(mask) };
-    let mut denoiser = Watched::new(guided, loaded.look(request), watch, sampler, sigmas)?;
+    let mut denoiser = Watched::new(guided, look, watch, sampler, sigmas)?;
     let latents = (sampler.run)(&mut denoiser, latents, sigmas, &mut noise)?;
     drop(denoiser);
     // Makes room for the decoder's maps. What is given up costs the next picture a twentieth of a step.
-    networks.unet.rest();
+    loaded.networks().unet().rest();
     if let Some((refiner, ..)) = second {
-        refiner.networks().unet.rest();
+        refiner.networks().unet().rest();
     }
     if !finite(&latents)? {
         return Err(Error::Diverged {
@@ -237,7 +240,7 @@ fn paint(
     }
 
     announce(watch, Phase::Decode, 1)?;
-    let mut image = loaded.decode(networks, &latents, request, &mut warnings)?;
+    let mut image = loaded.decode(loaded.networks(), &latents, request, &mut warnings)?;
     if let Some(InitImage { image: kept, mask: Some(mask), .. }) = &request.init {
         put_back(&mut image, kept, mask);
     }
@@ -261,7 +264,7 @@ fn prepare(
     request: &Request,
     warnings: &mut Vec<String>,
     watch: &mut Watch<'_>,
-) -> Result<(Words, PatchReport)> {
+) -> Result<(Words, Stack, PatchReport)> {
     if taken.opened {
         announce(watch, Phase::Load, 1)?;
         taken.loaded.require_memory(request)?;

@@ -6,41 +6,49 @@ use kernels::conv::Size;
 
 use crate::{
     Conditioning, Precision, Request, Result,
+    adapter::{curve::position, patch::Stack},
     loaded::Loaded,
-    model::unet::{Prompts, UNet},
+    model::unet::Prompts,
     ops::{Map, Tokens},
-    sample::{Denoise, denoiser::Prediction, training::TrainingSchedule},
+    sample::{Denoise, denoiser::Prediction},
     text,
 };
 
 /// The UNet as a denoiser, with classifier-free guidance (Ho & Salimans, 2022).
 pub(crate) struct Guided<'a> {
-    unet: &'a UNet,
+    loaded: &'a mut Loaded,
     /// Negative prompt and prompt, brought to one length; without guidance the prompt alone.
+    context: Tokens,
+    /// What SDXL is told beside them.
+    pooled: Vec<(Vec<f32>, Vec<f64>)>,
+    /// What the UNet reads of both, for as long as its weights stay what they are.
     prompts: Prompts,
     /// What a UNet for inpainting takes behind the latents: five planes, or none.
     beside: Vec<f32>,
     prediction: Prediction,
-    training: &'a TrainingSchedule,
     guidance_scale: Option<f64>,
     precision: Precision,
+    /// Where weights change over the steps: the stack, and the sigmas of the steps.
+    over_steps: Option<(Stack, Vec<f64>)>,
 }
 
 impl<'a> Guided<'a> {
     /// For a request whose prompts were encoded.
     ///
-    /// * `beside`: what stands behind the latents, as [inpainting](Loaded::inpainting) gives it
+    /// * `stack`: what the UNet was made of
+    /// * `sigmas`: those that are run
     ///
     /// # Errors
     /// Prompts that cannot be brought to one length; a UNet that does not take what belongs to its family.
     pub(crate) fn new(
-        loaded: &'a Loaded,
+        loaded: &'a mut Loaded,
         conditioning: &Conditioning,
-        beside: Vec<f32>,
+        stack: Stack,
+        sigmas: &[f64],
         request: &Request,
     ) -> Result<Guided<'a>> {
         let guidance_scale = Some(request.guidance_scale).filter(|&scale| scale != 1.0);
-        let unet = &loaded.networks().unet;
+        let unet = loaded.networks().unet();
         let cond = loaded.pooled(unet, conditioning, request, true)?;
         let (pooled, context) = match guidance_scale {
             None => (vec![cond], conditioning.cond.clone()),
@@ -53,31 +61,48 @@ impl<'a> Guided<'a> {
         };
         let (batch, _, width) = context.dims3()?;
         let values = context.flatten_all()?.to_vec1::<f32>()?;
-        let prompts = Tokens::new(values, batch, width, request.precision);
+        let context = Tokens::new(values, batch, width, request.precision);
         let pooled: Vec<_> = pooled.into_iter().flatten().collect();
         Ok(Guided {
-            unet,
-            prompts: unet.read(&prompts, &pooled),
-            beside,
+            prompts: unet.read(&context, &pooled),
+            context,
+            pooled,
+            beside: loaded.inpainting(request)?,
             prediction: request.prediction.unwrap_or(loaded.checkpoint.prediction),
-            training: &loaded.checkpoint.training,
             guidance_scale,
             precision: request.precision,
+            over_steps: stack.changes_over_steps().then(|| (stack, sigmas.to_vec())),
+            loaded,
         })
+    }
+
+    /// Brings the UNet to the weights of the step that a sigma belongs to.
+    fn follow(&mut self, sigma: f64) -> Result<()> {
+        let Some((stack, sigmas)) = &mut self.over_steps else { return Ok(()) };
+        // The last sigma is the end of the last step. A call between two belongs to the one before.
+        let steps = sigmas.len().saturating_sub(1).max(1);
+        let begun = sigmas[..steps].iter().filter(|begin| **begin >= sigma).count();
+        stack.position = position(begun as u32, steps as u32);
+        if self.loaded.repaint(stack, self.precision)? {
+            self.prompts = self.loaded.networks().unet().read(&self.context, &self.pooled);
+        }
+        Ok(())
     }
 }
 
 impl Denoise for Guided<'_> {
     fn denoise(&mut self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        self.follow(sigma)?;
+        let unet = self.loaded.networks().unet();
         let (_, channels, height, width) = x.dims4()?;
         let batch = if self.guidance_scale.is_some() { 2 } else { 1 };
         let scalings = self.prediction.scalings(sigma);
         let mut planes = scalings.input(x)?.flatten_all()?.to_vec1::<f32>()?;
         planes.extend(&self.beside);
-        let size = Size { batch, height, width, channels: self.unet.inputs() };
+        let size = Size { batch, height, width, channels: unet.inputs() };
         let map = Map::from_planes(&planes.repeat(batch), size, self.precision);
-        let timestep = self.training.sigma_to_t(sigma);
-        let out = self.unet.forward(map, timestep, &self.prompts, self.precision).planes();
+        let timestep = self.loaded.checkpoint.training.sigma_to_t(sigma);
+        let out = unet.forward(map, timestep, &self.prompts, self.precision).planes();
         let out = Tensor::from_vec(out, (batch, channels, height, width), &Device::Cpu)?;
         match self.guidance_scale {
             None => scalings.denoised(x, &out),

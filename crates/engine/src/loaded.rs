@@ -4,6 +4,7 @@
 use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use candle_core::{Device, Tensor};
@@ -12,7 +13,10 @@ use kernels::{conv::Size, memory};
 use crate::{
     Conditioning, Error, Image, InitImage, PatchReport, Phase, Pooled, Precision, Progress,
     Request, Result, Watch,
-    adapter::patch::{Adapters, Coat, PatchedWeights, Tally},
+    adapter::{
+        block::Blocks,
+        patch::{Adapters, BaseModel, PatchedWeights, Share, Stack, Tally},
+    },
     architecture::{INPUTS, Modules},
     checkpoint::{Checkpoint, Tensors, VaeConfig, keys::Component, open_vae},
     device,
@@ -47,12 +51,14 @@ pub(crate) struct Loaded {
     tokenizers: Vec<Tokenizer>,
     /// Every module of UNet and text encoders: what adapters can change.
     modules: Modules,
+    /// Where these belong.
+    blocks: Arc<Blocks>,
     weights: PatchedWeights,
     /// VAE weights. They have no adapters, and may be in another precision than the rest.
     vae_weights: PatchedWeights,
     networks: Option<Networks>,
     /// TAESD for previews, with its file and the precision that it works in.
-    preview: Option<(PathBuf, Decoder, Precision)>,
+    preview: Option<(PathBuf, Arc<Decoder>, Precision)>,
     /// The last conditioning, and all that it was made of.
     conditioning: Option<(Words, Conditioning)>,
 }
@@ -65,23 +71,19 @@ pub(crate) struct Words {
     clip_skip: u32,
     precision: Precision,
     embeddings: Vec<Embedding>,
-    /// Content hash and weight of each adapter that acts on the text encoder.
-    stack: Vec<([u8; 32], u64)>,
+    /// What acts on the text encoders.
+    stack: Vec<[Share; 2]>,
 }
 
 impl Words {
-    fn new(request: &Request, embeddings: Vec<Embedding>, stack: &[Coat]) -> Words {
+    fn new(request: &Request, embeddings: Vec<Embedding>, stack: &Stack) -> Words {
         Words {
             embeddings,
             prompt: request.prompt.clone(),
             negative_prompt: request.negative_prompt.clone(),
             clip_skip: request.clip_skip,
             precision: request.precision,
-            stack: stack
-                .iter()
-                .filter(|coat| coat.text_encoder_weight != 0.0)
-                .map(|coat| (coat.fitted.adapter.hash(), coat.text_encoder_weight.to_bits()))
-                .collect(),
+            stack: stack.on_text(),
         }
     }
 }
@@ -97,10 +99,17 @@ const ADD_EMBEDDING: &str = "unet.add_embedding.linear_1";
 pub(crate) struct Networks {
     /// Only until the prompts are encoded, unless an adapter acts on one.
     clips: Option<Vec<Clip>>,
-    pub(crate) unet: UNet,
+    /// Gone only while its weights are made anew.
+    unet: Option<UNet>,
     pub(crate) decoder: Decoder,
     /// Only where a picture was to be encoded.
     encoder: Option<Encoder>,
+}
+
+impl Networks {
+    pub(crate) fn unet(&self) -> &UNet {
+        self.unet.as_ref().expect("built with its weights")
+    }
 }
 
 impl Loaded {
@@ -128,7 +137,9 @@ impl Loaded {
             .collect::<Result<_>>()?;
         let mut modules = checkpoint.tensors.modules();
         modules.retain(|name, _| !name.starts_with("vae."));
+        let blocks = Arc::new(Blocks::of(&modules));
         Ok(Loaded {
+            blocks,
             path: request.checkpoint.clone(),
             lender: request.lender.clone(),
             vae_path: request.vae.clone(),
@@ -215,17 +226,21 @@ impl Loaded {
         opened: bool,
         warnings: &mut Vec<String>,
         watch: &mut Watch<'_>,
-    ) -> Result<(Words, PatchReport)> {
+    ) -> Result<(Words, Stack, PatchReport)> {
         let name = self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy();
-        let architecture = self.checkpoint.architecture.name;
-        let (stack, report) =
-            self.adapters.stack(&request.adapters, &self.modules, &name, architecture)?;
+        let base = BaseModel {
+            name: &name,
+            architecture: self.checkpoint.architecture.name,
+            modules: &self.modules,
+            blocks: &self.blocks,
+        };
+        let (stack, report) = self.adapters.stack(&request.adapters, &base)?;
         let words = Words::new(request, self.embeddings(request, warnings)?, &stack);
         self.patch(&stack, &words, request, opened, watch)?;
         if let Err(error) = self.prepare_preview(request) {
             warnings.push(format!("previews are rough: {error}"));
         }
-        Ok((words, report))
+        Ok((words, stack, report))
     }
 
     /// Loads the TAESD of a request that is for latents of this kind, if it is not there yet.
@@ -246,14 +261,15 @@ impl Loaded {
             let (tensors, config) = open_vae(path, architecture)?;
             let weights = weights_of_vae(&tensors, false, precision)?;
             let decoder = Decoder::new(&weights.layers().scope("vae"), config.groups)?;
-            self.preview = Some((path.clone(), decoder, precision));
+            self.preview = Some((path.clone(), Arc::new(decoder), precision));
         }
         Ok(())
     }
 
     /// What the latents are looked at with while they form.
-    pub(crate) fn look(&self, request: &Request) -> Look<'_> {
-        let decoder = self.preview.as_ref().map(|(_, decoder, precision)| (decoder, *precision));
+    pub(crate) fn look(&self, request: &Request) -> Look {
+        let decoder =
+            self.preview.as_ref().map(|(_, decoder, precision)| (decoder.clone(), *precision));
         // Where memory is short, a rough preview will do.
         let pixels = u64::from(request.width) * u64::from(request.height);
         let fits = |decoder: &Decoder| {
@@ -302,7 +318,7 @@ impl Loaded {
     /// else is patching.
     fn patch(
         &mut self,
-        stack: &[Coat],
+        stack: &Stack,
         words: &Words,
         request: &Request,
         opened: bool,
@@ -315,10 +331,16 @@ impl Loaded {
         let (plain, patched): (Vec<_>, Vec<_>) =
             outdated.into_iter().partition(|(_, recipe)| opened && recipe.is_empty());
         let vae = vae_modules(self.vae_tensors(), encoder);
-        let vae = self.vae_weights.outdated(vae.into_iter(), &[], self.vae_precision(precision));
+        let vae = self.vae_weights.outdated(
+            vae.into_iter(),
+            &Stack::default(),
+            self.vae_precision(precision),
+        );
 
         let changed = !(plain.is_empty() && patched.is_empty() && vae.is_empty());
-        let lacks = |n: &Networks| encoder && n.encoder.is_none() || !encoded && n.clips.is_none();
+        let lacks = |n: &Networks| {
+            encoder && n.encoder.is_none() || !encoded && n.clips.is_none() || n.unet.is_none()
+        };
         if changed || self.networks.as_ref().is_none_or(lacks) {
             // The networks share the layers: dropping them first lets the old weights go before the
             // new ones are made.
@@ -330,7 +352,7 @@ impl Loaded {
             Tally::new(phase, if opened { loading } else { loading + patched.len() }, watch)?;
         self.weights.make(&self.checkpoint.tensors, stack, plain, &mut tally)?;
         let vae_tensors = self.vae.as_ref().unwrap_or(&self.checkpoint.tensors);
-        self.vae_weights.make(vae_tensors, &[], vae, &mut tally)?;
+        self.vae_weights.make(vae_tensors, &Stack::default(), vae, &mut tally)?;
         if opened && !patched.is_empty() {
             tally = Tally::new(Phase::Patch, patched.len(), watch)?;
         }
@@ -366,7 +388,7 @@ impl Loaded {
             (None, Some((_, conditioning))) => conditioning.cond.dim(2)?,
             (None, None) => unreachable!("without its text encoders a prompt was encoded before"),
         };
-        let unet = UNet::new(&self.weights.layers().scope("unet"), context, self.checkpoint.unet)?;
+        let unet = Some(self.unet(context)?);
         let vae = self.vae_weights.layers().scope("vae");
         let decoder = self.decoder(&vae)?;
         let encoder = match encoder {
@@ -374,6 +396,33 @@ impl Loaded {
             false => None,
         };
         Ok(Networks { clips, unet, decoder, encoder })
+    }
+
+    /// * `context`: channels of a prompt
+    fn unet(&self, context: usize) -> Result<UNet> {
+        UNet::new(&self.weights.layers().scope("unet"), context, self.checkpoint.unet)
+    }
+
+    /// Brings the UNet to what a stack makes of it at its place among the steps. Says whether it is another
+    /// now.
+    ///
+    /// # Errors
+    /// Files that cannot be read. The UNet is gone then, until the next picture is [prepared](Loaded::prepare).
+    pub(crate) fn repaint(&mut self, stack: &Stack, precision: Precision) -> Result<bool> {
+        let modules = self.modules.keys().filter(|name| !name.starts_with(TEXT_ENCODER));
+        let outdated = self.weights.outdated(modules.cloned(), stack, precision);
+        if outdated.is_empty() {
+            return Ok(false);
+        }
+        let networks = self.networks.as_mut().expect("built by `patch`, which comes first");
+        // It shares the layers: gone before the new ones are made.
+        let context = networks.unet.take().map_or(0, |unet| unet.context());
+        let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
+        let mut tally = Tally::new(Phase::Sample, outdated.len(), &mut watch)?;
+        self.weights.make(&self.checkpoint.tensors, stack, outdated, &mut tally)?;
+        let unet = self.unet(context)?;
+        self.networks.as_mut().expect("it was there before").unet = Some(unet);
+        Ok(true)
     }
 
     fn clips(&self) -> Result<Vec<Clip>> {
@@ -556,7 +605,7 @@ impl Loaded {
     /// # Errors
     /// [`Error::Diverged`] if the VAE makes no numbers of the picture.
     pub(crate) fn inpainting(&self, request: &Request) -> Result<Vec<f32>> {
-        if self.networks().unet.inputs() == INPUTS[0] {
+        if self.networks().unet().inputs() == INPUTS[0] {
             return Ok(Vec::new());
         }
         let (width, height) = (request.width as usize, request.height as usize);
@@ -779,10 +828,11 @@ fn weights_of_vae(
     precision: Precision,
 ) -> Result<PatchedWeights> {
     let mut weights = PatchedWeights::default();
-    let outdated = weights.outdated(vae_modules(tensors, encoder).into_iter(), &[], precision);
+    let (modules, plain) = (vae_modules(tensors, encoder), Stack::default());
+    let outdated = weights.outdated(modules.into_iter(), &plain, precision);
     let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
     let mut tally = Tally::new(Phase::Decode, outdated.len(), &mut watch)?;
-    weights.make(tensors, &[], outdated, &mut tally)?;
+    weights.make(tensors, &plain, outdated, &mut tally)?;
     Ok(weights)
 }
 

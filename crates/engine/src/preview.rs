@@ -1,5 +1,7 @@
 //! Previews: what the latents roughly look like, without the VAE.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use crate::{
@@ -30,7 +32,7 @@ pub(crate) static SD: Colors = Colors {
 
 /// Without TAESD, for SD 1.x and 2.x.
 #[cfg(test)]
-pub(crate) const PLAIN: Look<'static> = Look { colors: &SD, decoder: None };
+pub(crate) const PLAIN: Look = Look { colors: &SD, decoder: None };
 
 /// SDXL: the factors that ComfyUI uses.
 pub(crate) static SDXL: Colors = Colors {
@@ -48,15 +50,15 @@ pub(crate) static SDXL: Colors = Colors {
 pub struct Estimate<'a> {
     /// `(1, 4, h, w)`, of unit variance.
     pub latents: &'a Tensor,
-    pub(crate) look: Look<'a>,
+    pub(crate) look: &'a Look,
 }
 
 /// What there is to look at latents with.
-#[derive(Debug, Clone, Copy)]
-pub struct Look<'a> {
+#[derive(Debug, Clone)]
+pub struct Look {
     pub(crate) colors: &'static Colors,
     /// TAESD, with the precision that it works in.
-    pub(crate) decoder: Option<(&'a Decoder, Precision)>,
+    pub(crate) decoder: Option<(Arc<Decoder>, Precision)>,
 }
 
 impl Estimate<'_> {
@@ -66,9 +68,9 @@ impl Estimate<'_> {
     /// # Errors
     /// Fails if the latents have another shape.
     pub fn preview(&self) -> Result<Image> {
-        match self.look.decoder {
+        match &self.look.decoder {
             Some((decoder, precision)) => {
-                let picture = decoder.forward(map_of(self.latents, 1, precision)?);
+                let picture = decoder.forward(map_of(self.latents, 1, *precision)?);
                 let size = picture.size();
                 Ok(Image {
                     width: size.width as u32,

@@ -6,6 +6,10 @@ use candle_core::Tensor;
 
 use crate::{
     Error, PatchReport, Result,
+    adapter::{
+        block::{Block, BlockWeights},
+        curve::Curve,
+    },
     preview::Estimate,
     sample::{Sampler, denoiser::Prediction, schedule::Schedule},
 };
@@ -113,8 +117,43 @@ pub struct AdapterUse {
     pub path: PathBuf,
     /// How much of it acts on the UNet; 0 is exactly nothing, negative is allowed.
     pub unet_weight: f64,
-    /// How much of it acts on the text encoder.
+    /// How much of it acts on the text encoder; of SDXL's two, on the first.
     pub text_encoder_weight: f64,
+    /// How much of it acts on SDXL's second text encoder.
+    pub text_encoder_2_weight: f64,
+    /// What these are multiplied by in single blocks.
+    pub blocks: BlockWeights,
+    /// What the UNet's is multiplied by over the steps. Text is encoded once, before them.
+    pub over_steps: Curve,
+    /// How many ranks of each change of low rank are used, from the first on; all without it.
+    pub rank_limit: Option<usize>,
+}
+
+impl AdapterUse {
+    /// An adapter that acts on everything alike.
+    #[must_use]
+    pub fn new(path: PathBuf, weight: f64) -> AdapterUse {
+        AdapterUse {
+            path,
+            unet_weight: weight,
+            text_encoder_weight: weight,
+            text_encoder_2_weight: weight,
+            blocks: BlockWeights::default(),
+            over_steps: Curve::default(),
+            rank_limit: None,
+        }
+    }
+
+    /// Its weight in a block at a [position](crate::adapter::curve::position) among the steps.
+    #[must_use]
+    pub fn weight(&self, block: Block, position: f64) -> f64 {
+        let weight = match block {
+            Block::TextEncoder => self.text_encoder_weight,
+            Block::TextEncoder2 => self.text_encoder_2_weight,
+            _ => self.unet_weight * self.over_steps.at(position),
+        };
+        weight * self.blocks.of(block)
+    }
 }
 
 /// The picture that img2img starts from.
@@ -292,14 +331,16 @@ impl Request {
             );
         }
         for adapter in &self.adapters {
-            for weight in [adapter.unet_weight, adapter.text_encoder_weight] {
-                if !weight.is_finite() {
-                    return invalid(
-                        "the weight of an adapter",
-                        format!("{weight} (`{}`)", adapter.path.display()),
-                        "it must be a number",
-                    );
-                }
+            let weights =
+                [adapter.unet_weight, adapter.text_encoder_weight, adapter.text_encoder_2_weight];
+            let name = adapter.path.display();
+            for weight in weights.into_iter().filter(|weight| !weight.is_finite()) {
+                let found = format!("{weight} (`{name}`)");
+                return invalid("the weight of an adapter", found, "it must be a number");
+            }
+            if !adapter.over_steps.is_finite() {
+                let found = format!("one that is no number (`{name}`)");
+                return invalid("a keyframe of an adapter", found, "it must be a number");
             }
         }
         let latent_shape = [1, 4, self.height as usize / 8, self.width as usize / 8];

@@ -85,7 +85,7 @@ pub fn request(checkpoint: &Path) -> Request {
 /// An adapter with one weight for all that it acts on.
 #[must_use]
 pub fn adapter(path: &Path, weight: f64) -> AdapterUse {
-    AdapterUse { path: path.to_owned(), unet_weight: weight, text_encoder_weight: weight }
+    AdapterUse::new(path.to_owned(), weight)
 }
 
 /// A generation that nobody watches.

@@ -129,7 +129,7 @@ fn without_weights(shape: &[usize]) -> Base<'_> {
 
 fn delta(adapter: &Adapter, fit: &Fit, module: &str, shape: &[usize], weight: f64) -> Delta {
     let mut delta = Delta::default();
-    adapter.add_delta(fit, module, &without_weights(shape), weight, &mut delta).unwrap();
+    adapter.outline().add_delta(fit, module, &without_weights(shape), weight, &mut delta).unwrap();
     delta
 }
 
@@ -185,7 +185,10 @@ fn changes_are_those_of_peft_and_lycoris() {
 
             // Half of it the other way round, on top of a quarter.
             let mut sum = delta(&adapter, &fit, module, shape, 0.25);
-            adapter.add_delta(&fit, module, &without_weights(shape), -0.5, &mut sum).unwrap();
+            adapter
+                .outline()
+                .add_delta(&fit, module, &without_weights(shape), -0.5, &mut sum)
+                .unwrap();
             let expected: Vec<f32> = expected.iter().map(|value| -0.25 * value).collect();
             assert!(distance(&sum.weight(shape), &expected) < 1e-6, "{name}, {module} twice");
             compared += 1;
@@ -446,7 +449,7 @@ fn algorithms_change_what_their_libraries_change() {
             let base = Base::new(shape, bias.as_deref(), &read);
             let change = |weight: f64| {
                 let mut delta = Delta::default();
-                adapter.add_delta(&fit, module, &base, weight, &mut delta).unwrap();
+                adapter.outline().add_delta(&fit, module, &base, weight, &mut delta).unwrap();
                 delta
             };
             let expected = values(&format!("{name}/{module}")).unwrap();
@@ -600,7 +603,7 @@ fn values_that_are_no_numbers_are_named() {
         write(&path, &parts);
         let adapter = Adapter::open(&path).unwrap();
         let fit = adapter.outline().fit(&modules);
-        match adapter.add_delta(
+        match adapter.outline().add_delta(
             &fit,
             "unet.conv_in",
             &without_weights(&[4, 4]),
@@ -626,6 +629,7 @@ fn a_file_that_changes_is_noticed() {
     assert!(!adapter.is_current());
     let mut delta = Delta::default();
     let error = adapter
+        .outline()
         .add_delta(&fit, "unet.conv_in", &without_weights(&[4, 4]), 1.0, &mut delta)
         .unwrap_err();
     assert!(matches!(error, Error::Changed { .. }), "{error}");

@@ -287,11 +287,7 @@ fn an_adapter_of_the_text_encoder_agrees_with_lycoris() {
     let one = vec![style("twemoji", 0.6)];
     compare_case("text_encoder_adapter", &Request { adapters: one, ..starter() });
 
-    let two_weights = vec![AdapterUse {
-        path: style_file("twemoji"),
-        unet_weight: -0.5,
-        text_encoder_weight: 1.0,
-    }];
+    let two_weights = vec![AdapterUse { unet_weight: -0.5, ..style("twemoji", 1.0) }];
     compare_case("two_weights", &Request { adapters: two_weights, ..starter() });
 }
 

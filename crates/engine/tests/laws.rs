@@ -91,7 +91,11 @@ fn each_network_has_its_own_weight() {
     let plain = studio.bits(&studio.stack(&[]));
     let path = studio.file("a.safetensors");
     let with = |unet_weight, text_encoder_weight| Request {
-        adapters: vec![AdapterUse { path: path.clone(), unet_weight, text_encoder_weight }],
+        adapters: vec![AdapterUse {
+            unet_weight,
+            text_encoder_weight,
+            ..AdapterUse::new(path.clone(), 0.0)
+        }],
         ..studio.stack(&[])
     };
     let (unet, text_encoder) = (with(1.0, 0.0), with(0.0, 1.0));

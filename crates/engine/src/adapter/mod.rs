@@ -3,7 +3,7 @@
 //! [`Outline::open`] reads the headers and groups the tensors into modules by their suffixes.
 //! [`Outline::fit`] looks each module up among all known spellings of the base model's modules and
 //! compares shapes: what does not fit is listed with its reason, never left out in silence.
-//! [`Adapter::add_delta`] computes one module's change, from the file and the unpatched base.
+//! [`Outline::add_delta`] computes one module's change, from the file and the unpatched base.
 //!
 //! # Units
 //!
@@ -19,6 +19,8 @@
 //! **Invariant:** a change depends on the adapter, the unpatched base and the weight, and on nothing
 //! else: not on other adapters, not on the number of threads.
 
+pub mod block;
+pub mod curve;
 mod dora;
 mod full;
 mod glora;
@@ -32,6 +34,7 @@ pub(crate) mod patch;
 mod peft;
 mod rotation;
 mod spelling;
+pub mod strength;
 mod target;
 
 use std::{
@@ -489,6 +492,32 @@ impl Outline {
         }
     }
 
+    /// Adds this adapter's change of one module to `delta`.
+    ///
+    /// * `fit`: this adapter's, for the base model of the module
+    /// * `base`: the module there
+    /// * `weight`: how much of the adapter is applied; may be negative
+    /// * `delta`: the sum so far; nothing is added for a module that the adapter does not change
+    ///
+    /// Gives the same bits every time, with any number of threads.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] names the tensor that holds NaN or infinity; [`Error::Changed`] if the
+    /// file was written to meanwhile.
+    pub fn add_delta(
+        &self,
+        fit: &Fit,
+        module: &str,
+        base: &Base<'_>,
+        weight: f64,
+        delta: &mut Delta,
+    ) -> Result<()> {
+        let Some(&group) = fit.modules.get(module) else { return Ok(()) };
+        let (group, algorithm) = &self.contents.groups[group];
+        let apply = algorithm.apply.expect("only what can be applied fits");
+        (apply.add_delta)(&self.contents.parts(group), base, weight, delta)
+    }
+
     /// Why the adapter cannot be used on a base model, if it cannot: nothing in it fits.
     ///
     /// `checkpoint` and `architecture` name the base model in the message.
@@ -562,32 +591,6 @@ impl Adapter {
         let same = |(path, bytes): &(PathBuf, Vec<u8>)| fs::read(path).ok().as_ref() == Some(bytes);
         self.outline.contents.files.iter().all(TensorFile::is_current)
             && self.outline.contents.configs.iter().all(same)
-    }
-
-    /// Adds this adapter's change of one module to `delta`.
-    ///
-    /// * `fit`: this adapter's, for the base model of the module
-    /// * `base`: the module there
-    /// * `weight`: how much of the adapter is applied; may be negative
-    /// * `delta`: the sum so far; nothing is added for a module that the adapter does not change
-    ///
-    /// Gives the same bits every time, with any number of threads.
-    ///
-    /// # Errors
-    /// [`Error::NotFinite`] names the tensor that holds NaN or infinity; [`Error::Changed`] if the
-    /// file was written to meanwhile.
-    pub fn add_delta(
-        &self,
-        fit: &Fit,
-        module: &str,
-        base: &Base<'_>,
-        weight: f64,
-        delta: &mut Delta,
-    ) -> Result<()> {
-        let Some(&group) = fit.modules.get(module) else { return Ok(()) };
-        let (group, algorithm) = &self.outline.contents.groups[group];
-        let apply = algorithm.apply.expect("only what can be applied fits");
-        (apply.add_delta)(&self.outline.contents.parts(group), base, weight, delta)
     }
 }
 

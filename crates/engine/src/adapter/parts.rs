@@ -195,6 +195,19 @@ pub(crate) struct Pair {
     pub(crate) scale: f32,
 }
 
+impl Pair {
+    /// Leaves the first ranks only.
+    pub(crate) fn truncate(&mut self, ranks: usize) {
+        if ranks >= self.rank {
+            return;
+        }
+        let left = self.left.chunks_exact(self.rank).flat_map(|row| &row[..ranks]);
+        self.left = left.copied().collect();
+        self.right.truncate(self.right.len() / self.rank * ranks);
+        self.rank = ranks;
+    }
+}
+
 impl Delta {
     /// Multiplied out: the change of a weight of this shape, in its order.
     ///

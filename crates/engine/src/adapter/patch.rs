@@ -23,7 +23,10 @@ use rayon::prelude::*;
 
 use crate::{
     AdapterUse, Error, PatchReport, Phase, Precision, Progress, Result, Watch,
-    adapter::{Adapter, AdapterReport, Base, Delta, Fit},
+    adapter::{
+        Adapter, AdapterReport, Base, Delta, Fit,
+        block::{Block, Blocks},
+    },
     architecture::Modules,
     checkpoint::Tensors,
     model::layers::Layers,
@@ -40,20 +43,65 @@ pub(crate) struct Fitted {
     pub(crate) fit: Fit,
 }
 
-/// One adapter of the stack, its weights settled.
+/// One adapter of the stack, with everything that was asked of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Coat {
     pub(crate) fitted: Arc<Fitted>,
-    pub(crate) unet_weight: f64,
-    pub(crate) text_encoder_weight: f64,
+    /// The same content may be there more than once: then the weights are added up.
+    uses: Vec<AdapterUse>,
+    rank_limit: Option<usize>,
 }
 
 impl Coat {
-    fn weight(&self, module: &str) -> f64 {
-        match module.starts_with("unet.") {
-            true => self.unet_weight,
-            false => self.text_encoder_weight,
-        }
+    /// Its weight in a block. The order of the uses does not matter, not even to the last bit.
+    fn weight(&self, block: Block, position: f64) -> f64 {
+        let mut weights: Vec<f64> =
+            self.uses.iter().map(|adapter| adapter.weight(block, position)).collect();
+        weights.sort_by(f64::total_cmp);
+        weights.iter().sum()
+    }
+}
+
+/// What a coat is, and what it weighs: content hash, rank limit, bits of the weight.
+pub(crate) type Share = ([u8; 32], Option<usize>, u64);
+
+/// The adapters of a request, in the order of their content hashes, at one place among the steps.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stack {
+    coats: Vec<Coat>,
+    blocks: Arc<Blocks>,
+    /// See [`curve::position`](super::curve::position).
+    pub(crate) position: f64,
+}
+
+impl Stack {
+    /// Whether some weight is another at another step.
+    pub(crate) fn changes_over_steps(&self) -> bool {
+        let mut uses = self.coats.iter().flat_map(|coat| &coat.uses);
+        uses.any(|adapter| !adapter.over_steps.keyframes().is_empty())
+    }
+
+    /// What acts on the text encoders.
+    pub(crate) fn on_text(&self) -> Vec<[Share; 2]> {
+        let shares = |coat: &Coat| {
+            [Block::TextEncoder, Block::TextEncoder2].map(|block| self.share(coat, block))
+        };
+        let shares = self.coats.iter().map(shares);
+        shares.filter(|shares| shares.iter().any(|share| share.2 != 0)).collect()
+    }
+
+    fn share(&self, coat: &Coat, block: Block) -> Share {
+        let weight = coat.weight(block, self.position);
+        // -0 and 0 are both exactly nothing.
+        let weight = if weight == 0.0 { 0.0 } else { weight };
+        (coat.fitted.adapter.hash(), coat.rank_limit, weight.to_bits())
+    }
+
+    /// The adapters that change a module, with their weights there.
+    fn acting<'a>(&'a self, module: &'a str) -> impl Iterator<Item = (&'a Coat, f64)> {
+        let block = self.blocks.get(module);
+        let coats = self.coats.iter().map(move |coat| (coat, coat.weight(block, self.position)));
+        coats.filter(|(coat, weight)| *weight != 0.0 && coat.fitted.fit.changes(module))
     }
 }
 
@@ -86,8 +134,8 @@ impl<'a, 'w> Tally<'a, 'w> {
     }
 }
 
-/// What a module's working weight was made of: content hashes with weights, in order.
-type Recipe = Vec<([u8; 32], u64)>;
+/// What a module's working weight was made of, in order.
+type Recipe = Vec<Share>;
 
 /// The working weights of one base model under the latest stack.
 #[derive(Debug, Default)]
@@ -120,7 +168,7 @@ impl PatchedWeights {
     pub(crate) fn outdated(
         &mut self,
         wanted: impl Iterator<Item = String>,
-        stack: &[Coat],
+        stack: &Stack,
         precision: Precision,
     ) -> Vec<(String, Recipe)> {
         if self.precision != Some(precision) {
@@ -128,8 +176,11 @@ impl PatchedWeights {
         }
         wanted
             .filter_map(|module| {
-                let recipe: Recipe = acting(stack, &module)
-                    .map(|(coat, weight)| (coat.fitted.adapter.hash(), weight.to_bits()))
+                let recipe: Recipe = stack
+                    .acting(&module)
+                    .map(|(coat, weight)| {
+                        (coat.fitted.adapter.hash(), coat.rank_limit, weight.to_bits())
+                    })
                     .collect();
                 (self.recipes.get(&module) != Some(&recipe)).then_some((module, recipe))
             })
@@ -144,7 +195,7 @@ impl PatchedWeights {
     pub(crate) fn make(
         &mut self,
         tensors: &Tensors,
-        stack: &[Coat],
+        stack: &Stack,
         outdated: Vec<(String, Recipe)>,
         tally: &mut Tally<'_, '_>,
     ) -> Result<()> {
@@ -169,18 +220,10 @@ impl PatchedWeights {
     }
 }
 
-/// The adapters of a stack that change a module, with their weights there.
-fn acting<'a>(stack: &'a [Coat], module: &'a str) -> impl Iterator<Item = (&'a Coat, f64)> {
-    stack
-        .iter()
-        .map(move |coat| (coat, coat.weight(module)))
-        .filter(move |(coat, weight)| *weight != 0.0 && coat.fitted.fit.changes(module))
-}
-
 /// One module's working weights: base plus the sum of all changes.
 fn patched(
     tensors: &Tensors,
-    stack: &[Coat],
+    stack: &Stack,
     module: &str,
     precision: Precision,
 ) -> Result<Weights> {
@@ -194,8 +237,18 @@ fn patched(
     };
     let unpatched = bias.clone();
     let module_base = Base::new(&base.shape, unpatched.as_deref(), &read);
-    for (coat, m) in acting(stack, module) {
-        coat.fitted.adapter.add_delta(&coat.fitted.fit, module, &module_base, m, &mut delta)?;
+    for (coat, m) in stack.acting(module) {
+        let before = delta.pairs.len();
+        coat.fitted.adapter.outline().add_delta(
+            &coat.fitted.fit,
+            module,
+            &module_base,
+            m,
+            &mut delta,
+        )?;
+        if let Some(limit) = coat.rank_limit {
+            delta.pairs[before..].iter_mut().for_each(|pair| pair.truncate(limit));
+        }
     }
     match (&mut bias, &delta.bias) {
         (Some(bias), Some(change)) => add(bias, change),
@@ -239,40 +292,45 @@ impl Adapters {
         Ok(fitted)
     }
 
-    /// Opens a whole stack: in the order of content hashes, the same content once with its weights
-    /// summed, nothing that weighs 0. Also reports on each use, in the order of the request.
+    /// Opens a whole stack: in the order of content hashes, the same content once. Also reports on each
+    /// use, in the order of the request.
     pub(crate) fn stack(
         &mut self,
         uses: &[AdapterUse],
-        modules: &Modules,
-        checkpoint: &str,
-        architecture: &str,
-    ) -> Result<(Vec<Coat>, PatchReport)> {
-        let mut stack: BTreeMap<[u8; 32], Coat> = BTreeMap::new();
+        base: &BaseModel<'_>,
+    ) -> Result<(Stack, PatchReport)> {
+        let mut coats: BTreeMap<([u8; 32], Option<usize>), Coat> = BTreeMap::new();
         let mut report = PatchReport::default();
         for adapter_use in uses {
-            let fitted = self.open(&adapter_use.path, modules)?;
+            let fitted = self.open(&adapter_use.path, base.modules)?;
             let outline = fitted.adapter.outline();
-            if let Some(refusal) = outline.refusal(&fitted.fit, checkpoint, architecture) {
+            if let Some(refusal) = outline.refusal(&fitted.fit, base.name, base.architecture) {
                 return Err(refusal);
             }
             report.adapters.push(AdapterReport::new(outline, &fitted.fit));
-            stack
-                .entry(fitted.adapter.hash())
-                .and_modify(|coat| {
-                    coat.unet_weight += adapter_use.unet_weight;
-                    coat.text_encoder_weight += adapter_use.text_encoder_weight;
-                })
-                .or_insert(Coat {
-                    fitted,
-                    unet_weight: adapter_use.unet_weight,
-                    text_encoder_weight: adapter_use.text_encoder_weight,
-                });
+            let rank_limit = adapter_use.rank_limit;
+            let coat = coats.entry((fitted.adapter.hash(), rank_limit)).or_insert(Coat {
+                fitted,
+                uses: Vec::new(),
+                rank_limit,
+            });
+            coat.uses.push(adapter_use.clone());
         }
         // Opened files that are no longer in use are closed.
         self.opened.retain(|path, _| uses.iter().any(|adapter_use| adapter_use.path == *path));
-        Ok((stack.into_values().collect(), report))
+        let (coats, blocks) = (coats.into_values().collect(), base.blocks.clone());
+        Ok((Stack { coats, blocks, position: 0.0 }, report))
     }
+}
+
+/// What a stack lies on.
+pub(crate) struct BaseModel<'a> {
+    /// For messages.
+    pub(crate) name: &'a str,
+    /// Its family's name.
+    pub(crate) architecture: &'static str,
+    pub(crate) modules: &'a Modules,
+    pub(crate) blocks: &'a Arc<Blocks>,
 }
 
 #[cfg(test)]
@@ -281,6 +339,10 @@ mod tests {
 
     use super::*;
     use crate::{
+        adapter::{
+            block::{BlockWeights, FACTORS},
+            parts::Pair,
+        },
         checkpoint::Checkpoint,
         testing::{Dice, adapter, write_adapter, write_folder},
     };
@@ -290,6 +352,7 @@ mod tests {
         folder: TempDir,
         checkpoint: Checkpoint,
         modules: Modules,
+        blocks: Arc<Blocks>,
         adapters: Adapters,
     }
 
@@ -303,7 +366,8 @@ mod tests {
             let checkpoint = Checkpoint::open(&folder.path().join("model")).unwrap();
             let mut modules = checkpoint.tensors.modules();
             modules.retain(|name, _| !name.starts_with("vae."));
-            Bench { folder, checkpoint, modules, adapters: Adapters::default() }
+            let blocks = Arc::new(Blocks::of(&modules));
+            Bench { folder, checkpoint, modules, blocks, adapters: Adapters::default() }
         }
 
         fn uses(&self, stack: &[(&str, f64)]) -> Vec<AdapterUse> {
@@ -318,7 +382,13 @@ mod tests {
             uses: &[AdapterUse],
             precision: Precision,
         ) -> Vec<String> {
-            let (stack, _) = self.adapters.stack(uses, &self.modules, "tiny", "sd1").unwrap();
+            let base = BaseModel {
+                name: "tiny",
+                architecture: "sd1",
+                modules: &self.modules,
+                blocks: &self.blocks,
+            };
+            let (stack, _) = self.adapters.stack(uses, &base).unwrap();
             let outdated = weights.outdated(self.modules.keys().cloned(), &stack, precision);
             let made = outdated.iter().map(|(module, _)| module.clone()).collect();
             let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
@@ -377,6 +447,51 @@ mod tests {
             assert_eq!(made.contains(name), acts, "{name}");
             assert_eq!(weights.is(&before[name]), !acts, "{name}");
             assert_eq!(weights.bits() == before[name].bits(), !acts, "{name}");
+        }
+    }
+
+    /// A weight of a block acts there alone, and a rank limit cuts what the file has.
+    #[test]
+    fn blocks_and_ranks_are_chosen() {
+        let mut bench = Bench::new();
+        let mut weights = PatchedWeights::default();
+        let mut uses = bench.uses(&[("a", 0.5)]);
+        bench.patch(&mut weights, &uses, Precision::F32);
+        let blocks = bench.blocks.clone();
+        let mut factors = [1.0; FACTORS];
+        factors[Block::Middle.index()] = 0.5;
+        uses[0].blocks = BlockWeights::new(&factors).unwrap();
+        let made = bench.patch(&mut weights, &uses, Precision::F32);
+        assert!(!made.is_empty());
+        assert!(made.iter().all(|module| blocks.get(module) == Block::Middle), "{made:?}");
+
+        uses[0].blocks = BlockWeights::default();
+        bench.patch(&mut weights, &uses, Precision::F32);
+        uses[0].rank_limit = Some(1);
+        let made = bench.patch(&mut weights, &uses, Precision::F32);
+        let module = &made[0];
+        let base = bench.checkpoint.tensors.weight(module).unwrap();
+        let fitted = bench.adapters.open(&uses[0].path, &bench.modules).unwrap();
+        let mut delta = Delta::default();
+        let module_base = Base::new(&base.shape, None, &|| unreachable!("LoRA needs no base"));
+        fitted
+            .adapter
+            .outline()
+            .add_delta(&fitted.fit, module, &module_base, 0.5, &mut delta)
+            .unwrap();
+        let Pair { left, right, rank, scale } = &delta.pairs[0];
+        let width = right.len() / rank;
+        let change = |row: usize, column: usize| scale * left[row * rank] * right[column];
+        let limited = {
+            let mut first = delta.clone();
+            first.pairs[0].truncate(1);
+            first.weight(&base.shape)
+        };
+        assert!(*rank > 1);
+        for row in 0..base.shape[0] {
+            for column in 0..width {
+                assert!((limited[row * width + column] - change(row, column)).abs() < 1e-6);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{AdapterReport, Outline};
+use super::{AdapterReport, Outline, block::Blocks};
 use crate::{Error, Result, architecture::Modules, checkpoint};
 
 /// A base model that adapters can be held against before anything is loaded.
@@ -11,6 +11,7 @@ pub struct Target {
     name: String,
     architecture: &'static str,
     modules: Modules,
+    blocks: Blocks,
 }
 
 impl Target {
@@ -21,7 +22,14 @@ impl Target {
     pub fn open(path: &Path) -> Result<Target> {
         let (architecture, modules) = checkpoint::outline(path)?;
         let name = path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into());
-        Ok(Target { name, architecture: architecture.name, modules })
+        let blocks = Blocks::of(&modules);
+        Ok(Target { name, architecture: architecture.name, modules, blocks })
+    }
+
+    /// Which of its modules are in which block.
+    #[must_use]
+    pub fn blocks(&self) -> &Blocks {
+        &self.blocks
     }
 
     /// What an adapter would change here, and why it would be refused, if it would.

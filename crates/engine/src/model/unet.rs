@@ -40,6 +40,7 @@ pub(crate) struct UNet {
     norm_out: Norm,
     conv_out: Conv,
     groups: usize,
+    context: usize,
 }
 
 /// One resolution, on the way down or up.
@@ -175,12 +176,18 @@ impl UNet {
             up,
             conv_out,
             groups,
+            context,
         })
     }
 
     /// Channels that it takes: 4, or 9 if it was made for inpainting.
     pub(crate) fn inputs(&self) -> usize {
         self.conv_in.weights.inputs()
+    }
+
+    /// Channels of a prompt.
+    pub(crate) fn context(&self) -> usize {
+        self.context
     }
 
     /// How many sizes stand behind a pooled prompt of this width; `None` if the network takes no pooled

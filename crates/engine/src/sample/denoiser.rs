@@ -69,7 +69,7 @@ impl Scalings {
 /// The sampler's `?` carries [`Error::Cancelled`] out, so no sampler has a line about it.
 pub struct Watched<'a, 'w, D> {
     inner: D,
-    look: Look<'a>,
+    look: Look,
     watch: &'a mut Watch<'w>,
     done: usize,
     total: usize,
@@ -84,7 +84,7 @@ impl<'a, 'w, D: Denoise> Watched<'a, 'w, D> {
     /// [`Error::Cancelled`] if the watcher wants to stop before the first call.
     pub fn new(
         inner: D,
-        look: Look<'a>,
+        look: Look,
         watch: &'a mut Watch<'w>,
         sampler: &Sampler,
         sigmas: &[f64],
@@ -102,7 +102,7 @@ impl<'a, 'w, D: Denoise> Watched<'a, 'w, D> {
             total: self.total,
             // The last step makes a single call, so rounding up is right for it too.
             step: self.done.div_ceil(self.calls_per_step),
-            denoised: denoised.map(|latents| Estimate { latents, look: self.look }),
+            denoised: denoised.map(|latents| Estimate { latents, look: &self.look }),
         };
         match (self.watch)(progress) {
             ControlFlow::Continue(()) => Ok(()),
