@@ -25,6 +25,7 @@ const COMMANDS: &[&str] = &[
     "read_recipe",
     "library",
     "fits",
+    "strengths",
     "set_model_note",
     "set_cover",
     "copy_into_library",

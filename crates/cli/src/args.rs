@@ -92,7 +92,9 @@ pub(crate) struct PictureArgs {
 
     /// What the picture shows
     ///
-    /// `(word:1.2)` weighs, `BREAK` starts a new chunk, `<lora:NAME:TE:UNET>` adds an adapter.
+    /// `(word:1.2)` weighs, `BREAK` starts a new chunk, `<lora:NAME:TE:UNET>` adds an adapter; behind the
+    /// weights `te2=`, `lbw=` (weights of blocks: a list or a preset), `start=`, `stop=` (steps) and `dyn=`
+    /// (a limit of the rank) may follow.
     #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: Option<String>,
 

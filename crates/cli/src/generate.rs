@@ -233,10 +233,8 @@ impl<'a> Run<'a> {
         }
         if !args.lora.is_empty() {
             let adapters = args.lora.iter().map(|adapter| AdapterParams {
-                file: FileRef::named(&adapter.name),
-                unet_weight: adapter.unet_weight,
                 text_encoder_weight: adapter.text_encoder_weight,
-                enabled: true,
+                ..AdapterParams::new(FileRef::named(&adapter.name), adapter.unet_weight)
             });
             params.adapters = adapters.collect();
         }

@@ -24,6 +24,8 @@ fn all() -> String {
     let types = declare![
         params::FileRef,
         params::AdapterParams,
+        params::KeyframeParams,
+        params::FadeName,
         params::InitParams,
         params::InitFit,
         params::NoiseParams,
@@ -53,6 +55,9 @@ fn all() -> String {
         cards::LibraryFolder,
         cards::FolderOffer,
         cards::Fit,
+        cards::BlockCoverage,
+        cards::StackStrength,
+        cards::AdapterStrength,
         cards::ModelNote,
         cards::ConvertWish,
         cards::StoredName,

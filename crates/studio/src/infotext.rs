@@ -37,11 +37,7 @@ pub fn write(params: &GenerationParams) -> String {
     let adapters = || params.adapters.iter().filter(|adapter| adapter.enabled);
     for adapter in adapters() {
         let space = if text.is_empty() || text.ends_with(char::is_whitespace) { "" } else { " " };
-        let tag = tags::write(&Tag {
-            name: adapter.file.name.clone(),
-            unet_weight: adapter.unet_weight,
-            text_encoder_weight: adapter.text_encoder_weight,
-        });
+        let tag = tags::write(&Tag::of(adapter, params.steps));
         text.extend([space, &tag]);
     }
     if !params.negative_prompt.is_empty() {
@@ -313,17 +309,16 @@ impl Reader {
                 .collect();
             self.set("embeddings", embeddings);
         }
+        let steps = self.fields.get("steps").and_then(Value::as_u64).unwrap_or_default();
+        let steps = u32::try_from(steps).unwrap_or(u32::MAX);
         let adapters: Vec<Value> = tags
             .into_iter()
             .map(|tag| {
                 let listed = tag.name.replace([':', ','], "");
                 let hash = hashes.iter().find(|(name, _)| *name == listed).map(|(_, hash)| hash);
-                json!({
-                    "name": tag.name,
-                    "data_sha256": hash,
-                    "unet_weight": tag.unet_weight,
-                    "text_encoder_weight": tag.text_encoder_weight,
-                })
+                let mut adapter = json!(tag.into_params(steps));
+                adapter["data_sha256"] = json!(hash);
+                adapter
             })
             .collect();
         self.set("adapters", adapters);
@@ -404,10 +399,12 @@ mod tests {
         params.prompt = "a fox".into();
         params.negative_prompt = "rain".into();
         let version = env!("CARGO_PKG_VERSION");
+        let blocks: Vec<String> = (0..26).map(|at| (f64::from(at) / 10.0).to_string()).collect();
+        let blocks = blocks.join(",");
         assert_eq!(
             write(&params),
             format!(
-                "a fox <lora:neon:0.4:0.8> <lora:Ink, wet v1.2:-0.25>\n\
+                "a fox <lora:neon:0.4:0.8:te2=0.6:lbw={blocks}:dyn=4> <lora:Ink, wet v1.2:-0.25>\n\
                  Negative prompt: rain\n\
                  Steps: 31, Sampler: DPM++ 2M SDE, Schedule type: Exponential, CFG scale: 4.25, \
                  Seed: 9007199254740991, Size: 128x192, Model hash: 1111111111, Model: starter, \
@@ -435,6 +432,8 @@ mod tests {
         shorten(expected.vae.as_mut().expect("it has one"), 10);
         shorten(&mut expected.embeddings[0], 12);
         shorten(&mut expected.refiner.as_mut().expect("it has one").file, 10);
+        // A fade.
+        expected.adapters[0].over_steps = None;
         for adapter in &mut expected.adapters {
             shorten(&mut adapter.file, 0);
             adapter.file.sha256 = None;

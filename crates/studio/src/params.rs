@@ -8,6 +8,15 @@
 //! What is written into files carries [`VERSION`]. An old version is brought up by one function per
 //! step, in [`UPGRADES`]; a field is never given another meaning without such a step.
 
+use std::path::PathBuf;
+
+use engine::{
+    AdapterUse,
+    adapter::{
+        block::BlockWeights,
+        curve::{Curve, Fade, Keyframe},
+    },
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use ts_rs::TS;
@@ -104,11 +113,53 @@ pub struct AdapterParams {
     pub file: FileRef,
     /// How much of it acts on the UNet.
     pub unet_weight: f64,
-    /// How much of it acts on the text encoder.
+    /// How much of it acts on the text encoder; of SDXL's two, on the first.
     pub text_encoder_weight: f64,
+    /// How much of it acts on SDXL's second text encoder, where that is not the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[ts(optional)]
+    pub text_encoder_2_weight: Option<f64>,
+    /// What its weights are multiplied by in single blocks: text encoders, IN00 to IN11, the middle,
+    /// OUT00 to OUT11.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[ts(optional)]
+    pub blocks: Option<Vec<f64>>,
+    /// What the UNet's weight is multiplied by over the steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[ts(optional)]
+    pub over_steps: Option<Vec<KeyframeParams>>,
+    /// How many ranks of it are used; all without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[ts(optional)]
+    pub rank_limit: Option<u32>,
     /// An adapter that is switched off keeps its place and its weights, and does nothing.
     #[serde(default = "enabled")]
     pub enabled: bool,
+}
+
+/// What an adapter's weight is multiplied by at one place among the steps.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, TS)]
+pub struct KeyframeParams {
+    /// 0 is the first step, 1 the last.
+    pub at: f64,
+    /// Of the weight.
+    pub factor: f64,
+    /// To the next keyframe.
+    #[serde(default)]
+    pub fade: FadeName,
+}
+
+/// How a weight goes from one keyframe to the next.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[serde(rename_all = "lowercase")]
+pub enum FadeName {
+    /// It stays, and jumps at the next.
+    Hold,
+    /// In a straight line.
+    #[default]
+    Linear,
+    /// Slowly at both ends.
+    Cosine,
 }
 
 /// What SDXL is told of sizes, and its refiner of beauty.
@@ -231,6 +282,86 @@ fn enabled() -> bool {
     true
 }
 
+impl AdapterParams {
+    /// An adapter that acts on everything alike.
+    #[must_use]
+    pub fn new(file: FileRef, weight: f64) -> AdapterParams {
+        AdapterParams {
+            file,
+            unet_weight: weight,
+            text_encoder_weight: weight,
+            text_encoder_2_weight: None,
+            blocks: None,
+            over_steps: None,
+            rank_limit: None,
+            enabled: true,
+        }
+    }
+
+    /// Whether nothing of it acts anywhere.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        let second = self.text_encoder_2_weight.unwrap_or(self.text_encoder_weight);
+        [self.unet_weight, self.text_encoder_weight, second].iter().all(|weight| *weight == 0.0)
+    }
+
+    /// The same for the engine.
+    ///
+    /// # Errors
+    /// Fails if there are as many factors as no list of blocks has, or a rank limit of 0.
+    pub fn to_use(&self, path: PathBuf) -> Result<AdapterUse> {
+        let wrong = |found: String, rule: &str| {
+            let message = format!("`{}` cannot be used with {found}", self.file.name);
+            Err(Error::new(Code::InvalidParams { field: "adapters" }, message).hint(rule))
+        };
+        let blocks = match &self.blocks {
+            None => BlockWeights::default(),
+            Some(list) => match BlockWeights::new(list) {
+                Some(blocks) => blocks,
+                None => {
+                    let found = format!("a list of {} weights of blocks", list.len());
+                    return wrong(found, "a list has 12, 17, 20 or 26 numbers");
+                }
+            },
+        };
+        if self.rank_limit == Some(0) {
+            return wrong("a rank limit of 0".into(), "it is 1 at least");
+        }
+        let keyframes = self.over_steps.iter().flatten().map(|&frame| frame.into());
+        Ok(AdapterUse {
+            unet_weight: self.unet_weight,
+            text_encoder_weight: self.text_encoder_weight,
+            text_encoder_2_weight: self.text_encoder_2_weight.unwrap_or(self.text_encoder_weight),
+            blocks,
+            over_steps: Curve::new(keyframes.collect()),
+            rank_limit: self.rank_limit.map(|limit| limit as usize),
+            ..AdapterUse::new(path, 0.0)
+        })
+    }
+}
+
+impl From<KeyframeParams> for Keyframe {
+    fn from(KeyframeParams { at, factor, fade }: KeyframeParams) -> Keyframe {
+        let fade = match fade {
+            FadeName::Hold => Fade::Hold,
+            FadeName::Linear => Fade::Linear,
+            FadeName::Cosine => Fade::Cosine,
+        };
+        Keyframe { at, factor, fade }
+    }
+}
+
+impl From<Keyframe> for KeyframeParams {
+    fn from(Keyframe { at, factor, fade }: Keyframe) -> KeyframeParams {
+        let fade = match fade {
+            Fade::Hold => FadeName::Hold,
+            Fade::Linear => FadeName::Linear,
+            Fade::Cosine => FadeName::Cosine,
+        };
+        KeyframeParams { at, factor, fade }
+    }
+}
+
 impl FileRef {
     /// A file of which only the name is known.
     pub fn named(name: impl Into<String>) -> FileRef {
@@ -321,7 +452,7 @@ fn to_fields(params: &GenerationParams) -> Fields {
     }
 }
 
-/// The paths of fields that were given but did not arrive: `adapters.0.blocks`.
+/// The paths of fields that were given but did not arrive: `adapters.0.region`.
 fn collect_unknown(path: &str, given: &Value, arrived: &Value, unknown: &mut Vec<String>) {
     let join = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     match (given, arrived) {
@@ -361,13 +492,18 @@ pub(crate) fn elaborate() -> GenerationParams {
         vae: Some(file("vae-ft-mse", "2")),
         prediction: Some(Prediction::VPrediction),
         adapters: vec![
-            AdapterParams { file: neon, unet_weight: 0.8, text_encoder_weight: 0.4, enabled: true },
             AdapterParams {
-                file: ink,
-                unet_weight: -0.25,
-                text_encoder_weight: -0.25,
-                enabled: true,
+                text_encoder_weight: 0.4,
+                text_encoder_2_weight: Some(0.6),
+                blocks: Some((0..26).map(|place| f64::from(place) / 10.0).collect()),
+                over_steps: Some(vec![
+                    KeyframeParams { at: 0.0, factor: 0.25, fade: FadeName::Cosine },
+                    KeyframeParams { at: 0.5, factor: 1.0, fade: FadeName::Hold },
+                ]),
+                rank_limit: Some(4),
+                ..AdapterParams::new(neon, 0.8)
             },
+            AdapterParams::new(ink, -0.25),
         ],
         embeddings: vec![file("EasyNegative", "a")],
         prompt: "a (fox:1.2), \"neon\" style\nSteps: up, a hill: steep".into(),
@@ -452,12 +588,12 @@ mod tests {
             .apply(fields(json!({
                 "version": 9, "tiling": true, "refiner": null,
                 "adapters": [{
-                    "name": "x", "unet_weight": 1, "text_encoder_weight": 1, "blocks": [1, 0]
+                    "name": "x", "unet_weight": 1, "text_encoder_weight": 1, "region": [1, 0]
                 }]
             })))
             .expect("unknown fields do no harm");
         assert!(warnings[0].contains("version 9"), "{warnings:?}");
-        assert!(warnings[1].contains("`tiling`, `adapters.0.blocks`"), "{warnings:?}");
+        assert!(warnings[1].contains("`tiling`, `adapters.0.region`"), "{warnings:?}");
     }
 
     #[test]

@@ -89,11 +89,7 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
     let mut stack = Vec::new();
     for adapter in &mut params.adapters {
         let path = find(Kind::Adapter, &mut adapter.file)?;
-        stack.push(AdapterUse {
-            path,
-            unet_weight: adapter.unet_weight,
-            text_encoder_weight: adapter.text_encoder_weight,
-        });
+        stack.push(adapter.to_use(path)?);
     }
     warnings.extend(lacking);
     warnings.extend(lender.map(|lender| {
@@ -170,9 +166,7 @@ pub fn resolve(params: &GenerationParams, library: &Library) -> Result<Resolved>
     request.check()?;
     // What weighs nothing has no part in the picture and none in its recipe: weight 0 gives the very
     // file that no adapter gives. (It was looked up all the same, so a wrong name is still an error.)
-    params.adapters.retain(|adapter| {
-        !adapter.enabled || adapter.unet_weight != 0.0 || adapter.text_encoder_weight != 0.0
-    });
+    params.adapters.retain(|adapter| !adapter.enabled || !adapter.is_nothing());
     Ok(Resolved { params, request, warnings })
 }
 
@@ -208,36 +202,41 @@ fn read_noise(path: &Path, noise: &NoiseParams) -> Result<engine::Tensor> {
 fn take_tags(params: &mut GenerationParams) -> Vec<String> {
     let split = tags::split(&params.prompt);
     params.prompt = split.prompt;
-    params.adapters.extend(split.tags.into_iter().map(|tag| AdapterParams {
-        file: FileRef::named(tag.name),
-        unet_weight: tag.unet_weight,
-        text_encoder_weight: tag.text_encoder_weight,
-        enabled: true,
-    }));
+    let steps = params.steps;
+    params.adapters.extend(split.tags.into_iter().map(|tag| tag.into_params(steps)));
     split.warnings
 }
 
-/// Makes one of an adapter that is there twice. One that is switched off counts as nothing.
+/// Makes one of an adapter that is there twice in the same manner. One that is switched off counts as
+/// nothing.
 fn join_twins(adapters: &mut Vec<AdapterParams>, stack: &mut Vec<AdapterUse>) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut at = 0;
     while at < adapters.len() {
+        let manner = |adapter: &AdapterParams| {
+            let AdapterParams { blocks, over_steps, rank_limit, .. } = adapter.clone();
+            (adapter.file.sha256.clone(), blocks, over_steps, rank_limit)
+        };
         let first = (0..at).find(|&first| {
             adapters[first].enabled
                 && adapters[at].enabled
-                && adapters[first].file.sha256 == adapters[at].file.sha256
+                && manner(&adapters[first]) == manner(&adapters[at])
         });
         let Some(first) = first else {
             at += 1;
             continue;
         };
         let twin = adapters.remove(at);
-        stack.remove(at);
-        let (joined, joined_use) = (&mut adapters[first], &mut stack[first]);
-        joined.unet_weight += twin.unet_weight;
-        joined.text_encoder_weight += twin.text_encoder_weight;
-        joined_use.unet_weight = joined.unet_weight;
-        joined_use.text_encoder_weight = joined.text_encoder_weight;
+        let (twin_use, joined) = (stack.remove(at), &mut adapters[first]);
+        let sum = &mut stack[first];
+        sum.unet_weight += twin_use.unet_weight;
+        sum.text_encoder_weight += twin_use.text_encoder_weight;
+        sum.text_encoder_2_weight += twin_use.text_encoder_2_weight;
+        if joined.text_encoder_2_weight.or(twin.text_encoder_2_weight).is_some() {
+            joined.text_encoder_2_weight = Some(sum.text_encoder_2_weight);
+        }
+        joined.unet_weight = sum.unet_weight;
+        joined.text_encoder_weight = sum.text_encoder_weight;
         warnings.push(format!(
             "`{}` is in the stack more than once; its weights were added up: {} for the UNet, {} for \
              the text encoder",
@@ -264,12 +263,7 @@ mod tests {
     }
 
     fn adapter(name: &str, weight: f64) -> AdapterParams {
-        AdapterParams {
-            file: FileRef::named(name),
-            unet_weight: weight,
-            text_encoder_weight: weight,
-            enabled: true,
-        }
+        AdapterParams::new(FileRef::named(name), weight)
     }
 
     fn params() -> GenerationParams {

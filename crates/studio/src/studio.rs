@@ -19,7 +19,7 @@ use crate::{
     Code, DataFolder, Error, Failure, FileRef, GenerationParams, Recipe, Result, Settings,
     cards::{
         Cards, ConvertPlan, ConvertWish, DropItem, Dropped, Fit, InputPicture, LibraryView,
-        ModelNote, RecipeOffer,
+        ModelNote, RecipeOffer, StackStrength,
     },
     catalog::Catalog,
     db::{self, Db},
@@ -353,6 +353,15 @@ impl Studio {
     /// Fails if the base model cannot be read.
     pub fn fits(&self, checkpoint: u32, adapters: &[u32]) -> Result<Vec<Fit>> {
         self.desk.cards.fits(checkpoint, adapters)
+    }
+
+    /// How much adapters change a base model, alone and together, by ids of cards. Reads their weights: a
+    /// moment for those that were not measured before. A later question ends an earlier one.
+    ///
+    /// # Errors
+    /// Fails if that happens, or a file cannot be read.
+    pub fn strengths(&self, checkpoint: u32, adapters: &[u32]) -> Result<StackStrength> {
+        self.desk.cards.strengths(checkpoint, adapters)
     }
 
     /// Keeps what the person says of a file, in place of what they said before.

@@ -1,12 +1,25 @@
-//! Adapter tags in a prompt: `<lora:NAME:TE:UNET>`, as A1111 reads them.
+//! Adapter tags in a prompt: `<lora:NAME:TE:UNET:RANK>`, as A1111 and its extensions read them.
 //!
 //! A tag is `<type:arguments>`; everything up to the next `>` belongs to it, and it is cut out without
 //! leaving anything behind. Arguments are separated by colons. Those of `lora` (and of its other name,
-//! `lyco`) are the adapter's name, the text encoder's weight (1 if it is missing) and the UNet's (the
-//! text encoder's if it is missing); `te=` and `unet=` name them and win over the positions.
+//! `lyco`) are the adapter's name, the text encoder's weight (1 if it is missing), the UNet's (the text
+//! encoder's if it is missing) and a limit of the rank; `te=`, `unet=` and `dyn=` name them and win over the
+//! positions. `te2=` is ours, for SDXL's second text encoder.
+//!
+//! Of sd-webui-lora-block-weight: `lbw=` (or `w=`, or in place of the UNet's weight) takes a list of factors
+//! or a preset's name, `start=`, `stop=` and `step=a-b` the steps in which the adapter acts.
+
+use std::fmt::Write;
+
+use engine::adapter::{
+    block::BlockWeights,
+    curve::{Curve, Fade, position},
+};
+
+use crate::params::{AdapterParams, FileRef};
 
 /// One adapter as a tag names it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Tag {
     /// The adapter's file name without extension, or an alias of it.
     pub name: String,
@@ -14,6 +27,66 @@ pub struct Tag {
     pub unet_weight: f64,
     /// Weight for the text encoder.
     pub text_encoder_weight: f64,
+    /// Weight for the second text encoder, if it has one of its own.
+    pub text_encoder_2_weight: Option<f64>,
+    /// Factors of single blocks.
+    pub blocks: Option<BlockWeights>,
+    /// The first step in which it acts, from 1.
+    pub start: Option<u32>,
+    /// The last step in which it acts.
+    pub stop: Option<u32>,
+    /// How many ranks are used.
+    pub rank_limit: Option<u32>,
+}
+
+impl Tag {
+    /// The tag of an adapter on the stack of a picture of so many steps. What a tag cannot say is left out:
+    /// fades.
+    #[must_use]
+    pub fn of(adapter: &AdapterParams, steps: u32) -> Tag {
+        let (start, stop) = adapter.to_use(Default::default()).map_or((None, None), |adapter| {
+            interval(&adapter.over_steps, steps).unwrap_or_default()
+        });
+        Tag {
+            name: adapter.file.name.clone(),
+            unet_weight: adapter.unet_weight,
+            text_encoder_weight: adapter.text_encoder_weight,
+            text_encoder_2_weight: adapter.text_encoder_2_weight,
+            blocks: adapter.blocks.as_deref().and_then(BlockWeights::new),
+            start,
+            stop,
+            rank_limit: adapter.rank_limit,
+        }
+    }
+
+    /// The adapter on the stack of a picture of so many steps.
+    #[must_use]
+    pub fn into_params(self, steps: u32) -> AdapterParams {
+        let Tag { start, stop, .. } = self;
+        let over_steps = (start.is_some() || stop.is_some()).then(|| {
+            let curve = Curve::between(start, stop, steps);
+            curve.keyframes().iter().map(|&keyframe| keyframe.into()).collect()
+        });
+        AdapterParams {
+            text_encoder_weight: self.text_encoder_weight,
+            text_encoder_2_weight: self.text_encoder_2_weight,
+            blocks: self.blocks.map(|blocks| blocks.factors().to_vec()),
+            over_steps,
+            rank_limit: self.rank_limit,
+            ..AdapterParams::new(FileRef::named(self.name), self.unet_weight)
+        }
+    }
+}
+
+/// The first and the last step in which a curve is 1, if it is 0 in all others.
+fn interval(curve: &Curve, steps: u32) -> Option<(Option<u32>, Option<u32>)> {
+    let frames = curve.keyframes();
+    let jumps = frames.iter().all(|frame| frame.fade == Fade::Hold);
+    let on: Vec<u32> = (1..=steps).filter(|step| curve.at(position(*step, steps)) != 0.0).collect();
+    let (first, last) = (*on.first()?, *on.last()?);
+    let whole = on.len() as u32 == last + 1 - first
+        && on.iter().all(|step| curve.at(position(*step, steps)) == 1.0);
+    (jumps && whole).then_some(((first > 1).then_some(first), (last < steps).then_some(last)))
 }
 
 /// A prompt without its tags, the tags, and what could not be honored.
@@ -63,7 +136,23 @@ pub fn write(tag: &Tag) -> String {
     // Neither character can be escaped in a tag.
     let name = tag.name.replace([':', '>'], "");
     let Tag { unet_weight: unet, text_encoder_weight: te, .. } = tag;
-    if te == unet { format!("<lora:{name}:{te}>") } else { format!("<lora:{name}:{te}:{unet}>") }
+    let mut text = format!("<lora:{name}:{te}");
+    if te != unet {
+        let _ = write!(text, ":{unet}");
+    }
+    if let Some(second) = tag.text_encoder_2_weight {
+        let _ = write!(text, ":te2={second}");
+    }
+    if let Some(blocks) = tag.blocks {
+        let factors: Vec<String> = blocks.factors().iter().map(f64::to_string).collect();
+        let _ = write!(text, ":lbw={}", factors.join(","));
+    }
+    for (key, number) in [("start", tag.start), ("stop", tag.stop), ("dyn", tag.rank_limit)] {
+        if let Some(number) = number {
+            let _ = write!(text, ":{key}={number}");
+        }
+    }
+    text + ">"
 }
 
 /// Type, arguments and length of a tag that begins here.
@@ -83,14 +172,15 @@ impl Split {
             self.warnings.push(format!("`{tag}` was left out: only adapters (`lora`) can be used"));
             return;
         }
-        let (mut positional, mut te, mut unet) = (Vec::new(), None, None);
+        let mut positional = Vec::new();
+        let mut named = Named::default();
         for argument in arguments.split(':') {
             match argument.split('=').collect::<Vec<_>>()[..] {
-                ["te", value] => te = Some(value),
-                ["unet", value] => unet = Some(value),
-                ["dyn", _] => self.rank_limit(tag),
-                [other, _] => {
-                    self.warnings.push(format!("`{other}` in `{tag}` has no effect here"));
+                [key, value] => {
+                    if !named.take(key, value) {
+                        let argument = argument.trim();
+                        self.warnings.push(format!("`{argument}` in `{tag}` has no effect here"));
+                    }
                 }
                 _ => positional.push(argument),
             }
@@ -100,34 +190,96 @@ impl Split {
             self.warnings.push(format!("`{tag}` was left out: it names no adapter"));
             return;
         };
+        let Named { te, te2, unet, blocks, start, stop, rank_limit } = named;
         let te = te.or(positional.next());
-        let unet = match (unet, positional.next()) {
-            // Here some extensions put the weights of single blocks.
-            (None, Some(blocks)) if number(blocks).is_none() => {
-                self.warnings.push(format!("`{blocks}` in `{tag}` has no effect here"));
-                None
+        let (mut third, mut blocks) = (positional.next(), blocks);
+        // The extension takes a list here that is no number.
+        if let Some(list) = third.filter(|text| number(text).is_none()) {
+            third = None;
+            match block_weights(list) {
+                Some(list) => blocks = blocks.or(Some(list)),
+                None => {
+                    self.warnings.push(format!("`{list}` in `{tag}` has no effect here"));
+                }
             }
-            (named, third) => named.or(third),
-        };
-        if positional.next().is_some() {
-            self.rank_limit(tag);
         }
+        let unet = unet.or(third);
+        let rank_limit = rank_limit.or_else(|| positional.next()?.trim().parse().ok());
         let weight = |text: Option<&str>, otherwise| text.map_or(Some(otherwise), number);
-        let weights = weight(te, 1.0).and_then(|te| weight(unet, te).map(|unet| (te, unet)));
+        let weights = weight(te, 1.0).and_then(|te| {
+            Some((te, weight(unet, te)?, te2.map(|text| number(text).ok_or(())).transpose().ok()?))
+        });
         match weights {
-            Some((text_encoder_weight, unet_weight)) => {
+            Some((text_encoder_weight, unet_weight, text_encoder_2_weight)) => {
                 let name = name.to_owned();
-                self.tags.push(Tag { name, unet_weight, text_encoder_weight });
+                self.tags.push(Tag {
+                    name,
+                    unet_weight,
+                    text_encoder_weight,
+                    text_encoder_2_weight,
+                    blocks,
+                    start,
+                    stop,
+                    rank_limit,
+                });
             }
             None => {
                 self.warnings.push(format!("`{tag}` was left out: a weight of it is not a number"));
             }
         }
     }
+}
 
-    fn rank_limit(&mut self, tag: &str) {
-        self.warnings.push(format!("`{tag}` limits the rank, which has no effect here"));
+/// Arguments with a name.
+#[derive(Default)]
+struct Named<'a> {
+    te: Option<&'a str>,
+    te2: Option<&'a str>,
+    unet: Option<&'a str>,
+    blocks: Option<BlockWeights>,
+    start: Option<u32>,
+    stop: Option<u32>,
+    rank_limit: Option<u32>,
+}
+
+impl<'a> Named<'a> {
+    /// Whether it is understood.
+    fn take(&mut self, key: &str, value: &'a str) -> bool {
+        let step = |text: &str| text.trim().parse::<u32>().ok();
+        match key {
+            "te" | "te1" => self.te = Some(value),
+            "te2" => self.te2 = Some(value),
+            "unet" => self.unet = Some(value),
+            "lbw" | "w" => match block_weights(value) {
+                Some(list) => self.blocks = Some(list),
+                None => return false,
+            },
+            "start" => self.start = step(value),
+            "stop" => self.stop = step(value),
+            "step" => match value.split_once('-').map(|(from, to)| (step(from), step(to))) {
+                Some((Some(from), Some(to))) => (self.start, self.stop) = (Some(from), Some(to)),
+                _ => return false,
+            },
+            // A limit of 0 would leave nothing.
+            "dyn" => self.rank_limit = step(value).filter(|limit| *limit > 0),
+            _ => return false,
+        }
+        let number = match key {
+            "start" => self.start,
+            "stop" => self.stop,
+            "dyn" => self.rank_limit,
+            _ => Some(0),
+        };
+        number.is_some()
     }
+}
+
+/// A preset's name, or a list of factors.
+fn block_weights(text: &str) -> Option<BlockWeights> {
+    BlockWeights::preset(text.trim()).or_else(|| {
+        let factors: Option<Vec<f64>> = text.split(',').map(number).collect();
+        BlockWeights::new(&factors?)
+    })
 }
 
 fn number(text: &str) -> Option<f64> {
@@ -139,7 +291,7 @@ mod tests {
     use super::*;
 
     fn tag(name: &str, text_encoder_weight: f64, unet_weight: f64) -> Tag {
-        Tag { name: name.into(), unet_weight, text_encoder_weight }
+        Tag { name: name.into(), unet_weight, text_encoder_weight, ..Tag::default() }
     }
 
     #[test]
@@ -186,10 +338,13 @@ mod tests {
         let cases = [
             ("<hypernet:x:1>", 0),
             ("<lora:x:abc>", 0),
-            ("<lora:x:1:1:8>", 1),
-            ("<lora:x:1:dyn=8>", 1),
-            ("<lora:x:1:OUTALL>", 1),
-            ("<lora:x:1:lbw=OUTALL>", 1),
+            ("<lora:x:te2=abc>", 0),
+            ("<lora:x:1:OUT>", 1),
+            ("<lora:x:1:lbw=1,2,3>", 1),
+            ("<lora:x:1:lbwe=IN01>", 1),
+            ("<lora:x:1:step=4>", 1),
+            ("<lora:x:1:start=R>", 1),
+            ("<lora:x:1:dyn=0>", 1),
             ("<lora::1>", 0),
             ("<lora:x:nan>", 0),
         ];
@@ -202,8 +357,58 @@ mod tests {
     }
 
     #[test]
+    fn blocks_steps_and_ranks() {
+        let outall = BlockWeights::preset("OUTALL");
+        let list = "1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1";
+        let cases = [
+            ("<lora:x:1:OUTALL>".to_owned(), Tag { blocks: outall, ..tag("x", 1.0, 1.0) }),
+            ("<lora:x:1:0.8:lbw=OUTALL>".into(), Tag { blocks: outall, ..tag("x", 1.0, 0.8) }),
+            (format!("<lora:x:0.5:{list}>"), Tag { blocks: outall, ..tag("x", 0.5, 0.5) }),
+            (format!("<lora:w={list}:x>"), Tag { blocks: outall, ..tag("x", 1.0, 1.0) }),
+            ("<lora:x:1:1:8>".into(), Tag { rank_limit: Some(8), ..tag("x", 1.0, 1.0) }),
+            ("<lora:x:1:dyn=4>".into(), Tag { rank_limit: Some(4), ..tag("x", 1.0, 1.0) }),
+            (
+                "<lora:x:1:start=3:stop=9>".into(),
+                Tag { start: Some(3), stop: Some(9), ..tag("x", 1.0, 1.0) },
+            ),
+            (
+                "<lora:x:1:step=3-9>".into(),
+                Tag { start: Some(3), stop: Some(9), ..tag("x", 1.0, 1.0) },
+            ),
+            (
+                "<lora:x:te2=0.3:0.5>".into(),
+                Tag { text_encoder_2_weight: Some(0.3), ..tag("x", 0.5, 0.5) },
+            ),
+        ];
+        for (prompt, expected) in cases {
+            let found = split(&prompt);
+            assert_eq!(found.warnings, [""; 0], "{prompt}");
+            assert_eq!(found.tags, [expected.clone()], "{prompt}");
+            let params = expected.clone().into_params(20);
+            assert_eq!(Tag::of(&params, 20), expected, "{prompt}");
+        }
+    }
+
+    /// A fade is more than a tag can say.
+    #[test]
+    fn fades_have_no_tag() {
+        let mut params = tag("x", 1.0, 1.0).into_params(20);
+        let frame = |at, factor, fade| engine::adapter::curve::Keyframe { at, factor, fade }.into();
+        params.over_steps = Some(vec![frame(0.0, 0.0, Fade::Linear), frame(1.0, 1.0, Fade::Hold)]);
+        assert_eq!(Tag::of(&params, 20), tag("x", 1.0, 1.0));
+    }
+
+    #[test]
     fn written_tags_read_back() {
-        for tag in [tag("ink", 0.8, 0.8), tag("a b", 0.1, -2.5), tag("c", 1e-7, 1.0)] {
+        let more = Tag {
+            blocks: BlockWeights::preset("MIDD"),
+            start: Some(2),
+            stop: Some(7),
+            rank_limit: Some(4),
+            text_encoder_2_weight: Some(0.25),
+            ..tag("d", 1.0, 0.5)
+        };
+        for tag in [tag("ink", 0.8, 0.8), tag("a b", 0.1, -2.5), tag("c", 1e-7, 1.0), more] {
             assert_eq!(split(&write(&tag)).tags, [tag]);
         }
     }

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use studio::{
     Result, TokenCount,
-    cards::{ConvertPlan, ConvertWish, DropItem, Dropped, Fit, LibraryView, ModelNote},
+    cards::{
+        ConvertPlan, ConvertWish, DropItem, Dropped, Fit, LibraryView, ModelNote, StackStrength,
+    },
 };
 
 use super::Held;
@@ -17,6 +19,15 @@ pub(super) fn library(studio: Held<'_>) -> Result<LibraryView> {
 #[tauri::command(async)]
 pub(super) fn fits(studio: Held<'_>, checkpoint: u32, adapters: Vec<u32>) -> Result<Vec<Fit>> {
     studio.fits(checkpoint, &adapters)
+}
+
+#[tauri::command(async)]
+pub(super) fn strengths(
+    studio: Held<'_>,
+    checkpoint: u32,
+    adapters: Vec<u32>,
+) -> Result<StackStrength> {
+    studio.strengths(checkpoint, &adapters)
 }
 
 #[tauri::command(async)]

@@ -44,6 +44,7 @@ pub(crate) fn all() -> impl Fn(Invoke<Wry>) -> bool + Send + Sync + 'static {
         gallery::read_recipe,
         library::library,
         library::fits,
+        library::strengths,
         library::set_model_note,
         library::set_cover,
         library::copy_into_library,

@@ -17,6 +17,7 @@ mod reading;
 mod rows;
 mod scan;
 mod sidecar;
+mod strength;
 mod types;
 
 use std::{
@@ -29,14 +30,15 @@ use std::{
 };
 
 use engine::{
-    adapter::{AdapterReport, Outline, Target},
+    adapter::{AdapterReport, Outline, Target, block::Block},
     checkpoint::header::TensorFile,
 };
 use serde_json::{Map, json};
 
 pub use self::types::{
-    ConvertPlan, ConvertWish, DropItem, DropKind, Dropped, Fit, FolderOffer, InputPicture,
-    LibraryFolder, LibraryView, ModelCard, ModelKind, ModelNote, Problem, RecipeOffer, StoredName,
+    AdapterStrength, BlockCoverage, ConvertPlan, ConvertWish, DropItem, DropKind, Dropped, Fit,
+    FolderOffer, InputPicture, LibraryFolder, LibraryView, ModelCard, ModelKind, ModelNote,
+    Problem, RecipeOffer, StackStrength, StoredName,
 };
 use self::{
     reading::{Reading, Stamp},
@@ -82,6 +84,7 @@ struct Inner {
     conversions: Mutex<BTreeMap<u32, Arc<AtomicBool>>>,
     /// The base model that adapters were last held against.
     target: Mutex<Option<(PathBuf, Stamp, Arc<Target>)>>,
+    measured: Mutex<strength::Measured>,
 }
 
 /// What is on the shelf now.
@@ -144,6 +147,7 @@ impl Cards {
             copies: Mutex::default(),
             conversions: Mutex::default(),
             target: Mutex::default(),
+            measured: Mutex::default(),
         }));
         cards.begin()?;
         Ok(cards)
@@ -502,16 +506,31 @@ fn fit(target: &Target, id: u32, path: &Path) -> Fit {
         Ok(outline) => outline,
         Err(error) => {
             let refusal = Some(sentence(Error::from(error).message()));
-            return Fit { adapter: id, applied: 0, total: 0, left_out: Vec::new(), refusal };
+            return Fit {
+                adapter: id,
+                applied: 0,
+                total: 0,
+                left_out: Vec::new(),
+                coverage: Vec::new(),
+                refusal,
+            };
         }
     };
     let (report, refusal) = target.fit(&outline);
     let (applied, total, left_out) = effect(&report);
+    let (changed, sizes) = (report.applied.iter().map(String::as_str), target.blocks().sizes());
+    let changed = target.blocks().count(changed);
+    let coverage = Block::all().into_iter().zip(changed.into_iter().zip(sizes));
+    let coverage = coverage.filter(|(_, (_, of))| *of > 0).map(|(block, (changed, of))| {
+        let index = block.index() as u32;
+        BlockCoverage { block: block.to_string(), index, changed: changed as u32, of: of as u32 }
+    });
     Fit {
         adapter: id,
         applied,
         total,
         left_out,
+        coverage: coverage.collect(),
         refusal: refusal.map(|error| sentence(Error::from(error).message())),
     }
 }

@@ -31,7 +31,7 @@ const DAMAGED: &str = "a file that cannot be read";
 const MAX_FACT: usize = 400;
 
 /// Changes whenever a file does: its size, and when it was written. Of several files, the sums.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Stamp {
     pub(super) size: i64,
     /// Milliseconds since 1970.

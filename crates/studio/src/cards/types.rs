@@ -135,8 +135,45 @@ pub struct Fit {
     pub total: u32,
     /// What has no effect, and why.
     pub left_out: Vec<Problem>,
+    /// Where in the base model these are, block by block; blocks that it lacks are left out.
+    pub coverage: Vec<BlockCoverage>,
     /// Why it stays out of the picture: a whole sentence.
     pub refusal: Option<String>,
+}
+
+/// How much of a block an adapter changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, TS)]
+pub struct BlockCoverage {
+    /// "TE", "IN04", "MID", "OUT11", "other", "TE2".
+    pub block: String,
+    /// Its place in lists of 28 numbers; the first 26 are those of weights of blocks.
+    pub index: u32,
+    /// Modules that are changed.
+    pub changed: u32,
+    /// Modules that the base model has there.
+    pub of: u32,
+}
+
+/// How much adapters change a base model, each by itself and together.
+#[derive(Debug, Clone, PartialEq, Serialize, TS)]
+pub struct StackStrength {
+    /// In the order in which they were asked for.
+    pub adapters: Vec<AdapterStrength>,
+    /// `⟨Δᵢ, Δⱼ⟩` of the changes at weight 1, for each pair the 28 blocks; symmetric.
+    pub products: Vec<Vec<Vec<f64>>>,
+}
+
+/// How much one adapter changes a base model.
+#[derive(Debug, Clone, PartialEq, Serialize, TS)]
+pub struct AdapterStrength {
+    /// Id of its card.
+    pub adapter: u32,
+    /// The norm of its change at weight 1, relative to what it changes; `null` if it changes nothing.
+    pub relative: Option<f64>,
+    /// Modules whose change is exactly zero.
+    pub without_effect: u32,
+    /// What in it cannot be used, as numbers that are none: a whole sentence.
+    pub problem: Option<String>,
 }
 
 /// A module without effect.

@@ -22,6 +22,7 @@ import type {
 	ModelNote,
 	RecipeOffer,
 	Settings,
+	StackStrength,
 	TokenCount
 } from './types';
 
@@ -80,6 +81,9 @@ export const ipc = {
 	library: () => call<Library>('library'),
 	/** What each adapter would do on a base model; ids of cards. */
 	fits: (checkpoint: number, adapters: number[]) => call<Fit[]>('fits', { checkpoint, adapters }),
+	/** Takes a moment for what was not measured before. A later question ends an earlier one (`cancelled`). */
+	strengths: (checkpoint: number, adapters: number[]) =>
+		call<StackStrength>('strengths', { checkpoint, adapters }),
 	setModelNote: (card: number, note: ModelNote) => call<void>('set_model_note', { card, note }),
 	/** The cover becomes this picture of the gallery; `null`: what the file brings. */
 	setCover: (card: number, image: number | null) => call<void>('set_cover', { card, image }),

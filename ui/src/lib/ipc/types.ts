@@ -28,9 +28,26 @@ export type AdapterParams = {
  */
 unet_weight: number, 
 /**
- * How much of it acts on the text encoder.
+ * How much of it acts on the text encoder; of SDXL's two, on the first.
  */
 text_encoder_weight: number, 
+/**
+ * How much of it acts on SDXL's second text encoder, where that is not the same.
+ */
+text_encoder_2_weight?: number, 
+/**
+ * What its weights are multiplied by in single blocks: text encoders, IN00 to IN11, the middle,
+ * OUT00 to OUT11.
+ */
+blocks?: Array<number>, 
+/**
+ * What the UNet's weight is multiplied by over the steps.
+ */
+over_steps?: Array<KeyframeParams>, 
+/**
+ * How many ranks of it are used; all without it.
+ */
+rank_limit?: number, 
 /**
  * An adapter that is switched off keeps its place and its weights, and does nothing.
  */
@@ -49,6 +66,28 @@ sha256?: string,
  * this A1111 knows adapters, as it survives a change of metadata.
  */
 data_sha256?: string, };
+
+/**
+ * What an adapter's weight is multiplied by at one place among the steps.
+ */
+export type KeyframeParams = { 
+/**
+ * 0 is the first step, 1 the last.
+ */
+at: number, 
+/**
+ * Of the weight.
+ */
+factor: number, 
+/**
+ * To the next keyframe.
+ */
+fade: FadeName, };
+
+/**
+ * How a weight goes from one keyframe to the next.
+ */
+export type FadeName = "hold" | "linear" | "cosine";
 
 /**
  * The picture to start from.
@@ -749,9 +788,68 @@ total: number,
  */
 left_out: Array<Problem>, 
 /**
+ * Where in the base model these are, block by block; blocks that it lacks are left out.
+ */
+coverage: Array<BlockCoverage>, 
+/**
  * Why it stays out of the picture: a whole sentence.
  */
 refusal: string | null, };
+
+/**
+ * How much of a block an adapter changes.
+ */
+export type BlockCoverage = { 
+/**
+ * "TE", "IN04", "MID", "OUT11", "other", "TE2".
+ */
+block: string, 
+/**
+ * Its place in lists of 28 numbers; the first 26 are those of weights of blocks.
+ */
+index: number, 
+/**
+ * Modules that are changed.
+ */
+changed: number, 
+/**
+ * Modules that the base model has there.
+ */
+of: number, };
+
+/**
+ * How much adapters change a base model, each by itself and together.
+ */
+export type StackStrength = { 
+/**
+ * In the order in which they were asked for.
+ */
+adapters: Array<AdapterStrength>, 
+/**
+ * `⟨Δᵢ, Δⱼ⟩` of the changes at weight 1, for each pair the 28 blocks; symmetric.
+ */
+products: Array<Array<Array<number>>>, };
+
+/**
+ * How much one adapter changes a base model.
+ */
+export type AdapterStrength = { 
+/**
+ * Id of its card.
+ */
+adapter: number, 
+/**
+ * The norm of its change at weight 1, relative to what it changes; `null` if it changes nothing.
+ */
+relative: number | null, 
+/**
+ * Modules whose change is exactly zero.
+ */
+without_effect: number, 
+/**
+ * What in it cannot be used, as numbers that are none: a whole sentence.
+ */
+problem: string | null, };
 
 /**
  * What the person says of a model file; it wins over what the file says. `null`: nothing said.
