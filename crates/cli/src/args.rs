@@ -10,7 +10,7 @@ use engine::{
     DeviceId, Precision, Rng,
     sample::{SAMPLERS, schedule::SCHEDULES},
 };
-use studio::Prediction;
+use studio::{AdapterParams, FileRef, Prediction};
 
 /// Stable Diffusion with stacked adapters, from the command line.
 #[derive(Debug, Parser)]
@@ -244,6 +244,13 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_enum)]
     pub(crate) precision: Option<StoredArg>,
 
+    /// Write an adapter into the model, with weights for UNet and text encoder; can be repeated
+    #[arg(long, value_name = "FILE|DIR|NAME[=UNET[,TE]]", value_parser = parse_adapter)]
+    pub(crate) lora: Vec<AdapterArg>,
+
+    #[command(flatten)]
+    pub(crate) library: LibraryArgs,
+
     /// Replace a file that has the name
     #[arg(long)]
     pub(crate) force: bool,
@@ -337,6 +344,15 @@ pub(crate) struct AdapterArg {
     pub(crate) name: String,
     pub(crate) unet_weight: f64,
     pub(crate) text_encoder_weight: f64,
+}
+
+impl AdapterArg {
+    pub(crate) fn to_params(&self) -> AdapterParams {
+        AdapterParams {
+            text_encoder_weight: self.text_encoder_weight,
+            ..AdapterParams::new(FileRef::named(&self.name), self.unet_weight)
+        }
+    }
 }
 
 /// A refiner, and the part of the steps before it.

@@ -1,15 +1,16 @@
-//! `impasto convert`: model files as safetensors, in another precision, and between folder and single file.
+//! `impasto convert`: model files as safetensors, in another precision, between folder and single file, and
+//! with adapters written into them.
 
 use engine::checkpoint::convert::Stored;
-use studio::{Code, Error, Result, convert::NewModel, files::Existing};
+use studio::{Code, Error, Folders, Kind, Library, Result, convert::NewModel, files::Existing};
 
 use crate::{
-    args::{ConvertArgs, StoredArg},
+    args::{AdapterArg, ConvertArgs, StoredArg},
     output, progress,
 };
 
 pub(crate) fn convert(args: &ConvertArgs) -> Result<()> {
-    let ConvertArgs { input, output: path, precision, force } = args;
+    let ConvertArgs { input, output: path, precision, lora, library, force } = args;
     let single_file = path.extension().is_some_and(|own| own.eq_ignore_ascii_case("safetensors"));
     if path.exists() && !(*force && single_file) {
         let message = format!("`{}` is there already", path.display());
@@ -20,7 +21,17 @@ pub(crate) fn convert(args: &ConvertArgs) -> Result<()> {
         return Err(Error::new(Code::InvalidParams { field: "OUT" }, message).hint(hint));
     }
     progress::catch_ctrl_c();
-    let new = NewModel::plan(input, path, precision.map(Stored::from))?;
+    let mut stack = Vec::new();
+    if !lora.is_empty() {
+        let folders = Folders { models: library.models.clone(), ..Folders::of_this_machine() };
+        let library = Library::open(folders)?;
+        for adapter in lora.iter().map(AdapterArg::to_params) {
+            let found = library.find(Kind::Adapter, &adapter.file)?;
+            found.warning.iter().for_each(|warning| output::note(warning));
+            stack.push(adapter.to_use(found.path)?);
+        }
+    }
+    let new = NewModel::plan_blend(input, &stack, path, precision.map(Stored::from))?;
     let existing = if *force { Existing::Replace } else { Existing::Keep };
     new.write(existing, &mut |_| !progress::cancelled())?;
     output::line(&path.display().to_string());

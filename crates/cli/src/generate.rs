@@ -6,13 +6,13 @@ use engine::{Conditioning, Engine, Output, Pooled, Precision};
 use serde::Serialize;
 use serde_json::{Value, json};
 use studio::{
-    AdapterParams, Code, Destination, Error, FileRef, Folders, GenerationParams, InitFit,
-    InitParams, Library, NoiseParams, Recipe, RefinerParams, Resolved, Result, files, picture,
-    random_seed, resolve, starter,
+    Code, Destination, Error, FileRef, Folders, GenerationParams, InitFit, InitParams, Library,
+    NoiseParams, Recipe, RefinerParams, Resolved, Result, files, picture, random_seed, resolve,
+    starter,
 };
 
 use crate::{
-    args::{BenchArgs, GenerateArgs, PictureArgs, RefinerArg},
+    args::{AdapterArg, BenchArgs, GenerateArgs, PictureArgs, RefinerArg},
     output,
     progress::{self, Timings, Watcher},
     tensors,
@@ -232,11 +232,7 @@ impl<'a> Run<'a> {
                 aesthetic_scores.unwrap_or(scores);
         }
         if !args.lora.is_empty() {
-            let adapters = args.lora.iter().map(|adapter| AdapterParams {
-                text_encoder_weight: adapter.text_encoder_weight,
-                ..AdapterParams::new(FileRef::named(&adapter.name), adapter.unet_weight)
-            });
-            params.adapters = adapters.collect();
+            params.adapters = args.lora.iter().map(AdapterArg::to_params).collect();
         }
         if let Some(noise) = &args.noise {
             params.noise = Some(NoiseParams { file: FileRef::named(noise), index: 0 });

@@ -21,7 +21,7 @@ pub use family::Family;
 use crate::{
     Error, Result,
     acceleration::{self, Acceleration},
-    adapter::{ALGORITHMS, Algorithm, Contents, Problem},
+    adapter::{self, ALGORITHMS, Algorithm, Contents, Problem},
     architecture::{self, Architecture, Modules},
     checkpoint::{
         self,
@@ -442,7 +442,8 @@ fn describe_tensors(path: &Path, files: &[TensorFile]) -> Result<ModelFile> {
     // An adapter's tensors for a foreign model begin like the model's own, but IP-Adapters have some for
     // themselves.
     let is_ip_adapter = names().any(|name| name.starts_with("image_proj."));
-    if files.len() == 1 && !is_ip_adapter && names().any(is_adapter_tensor) {
+    let is_list = || files.iter().any(|file| adapter::is_list(file.tensors()));
+    if files.len() == 1 && !is_ip_adapter && (names().any(is_adapter_tensor) || is_list()) {
         return describe_adapter(path);
     }
     if let Some(what) = family::foreign_model(names()) {
@@ -459,21 +460,13 @@ fn other_model(path: &Path, what: impl Into<String>) -> ModelFile {
     ModelFile { notes: notes.collect(), ..answer }
 }
 
-/// What has no names for its tensors: a PyTorch file with one tensor, or with a list of them.
+/// What has no name for its tensor: a PyTorch file with nothing else.
 fn describe_nameless(path: &Path, tensors: &BTreeMap<String, TensorInfo>) -> Option<ModelFile> {
     if let Some(info) = tensors.get("") {
         let what = format!("a single tensor {:?} without a name", info.shape);
         return Some(ModelFile::new(path, Kind::Other, what));
     }
-    let numbered = tensors.keys().all(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
-    numbered.then(|| {
-        let what = format!(
-            "a list of {} tensors without names, as cloneofsimo/lora writes adapters",
-            tensors.len()
-        );
-        ModelFile::new(path, Kind::Adapter, what)
-            .note("Modules that are numbered instead of named are not supported yet.")
-    })
+    None
 }
 
 /// A base model, or one of its networks.
@@ -763,8 +756,7 @@ fn describe_adapter(path: &Path) -> Result<ModelFile> {
         }
     };
     answer.usable = info.algorithms.iter().any(|(algorithm, _)| algorithm.is_supported())
-        && family.name.is_none_or(architecture::loads)
-        && naming.is_none_or(|row| !NAMINGS[row].1.contains("numbered"));
+        && family.name.is_none_or(architecture::loads);
     answer.naming = naming.map(|row| NAMINGS[row].1);
     answer.prediction = metadata
         .get("ss_v_parameterization")

@@ -235,7 +235,7 @@ impl Loaded {
             blocks: &self.blocks,
         };
         let (stack, report) = self.adapters.stack(&request.adapters, &base)?;
-        let words = Words::new(request, self.embeddings(request, warnings)?, &stack);
+        let words = Words::new(request, self.embeddings(request, &stack, warnings)?, &stack);
         self.patch(&stack, &words, request, opened, watch)?;
         if let Err(error) = self.prepare_preview(request) {
             warnings.push(format!("previews are rough: {error}"));
@@ -280,8 +280,14 @@ impl Loaded {
         Look { colors: self.checkpoint.architecture.colors, decoder }
     }
 
-    /// Reads the embeddings of a request. Those for other text encoders are left out, with a warning.
-    fn embeddings(&self, request: &Request, warnings: &mut Vec<String>) -> Result<Vec<Embedding>> {
+    /// Reads the embeddings of a request, and has those that its adapters bring. Those for other text
+    /// encoders are left out, with a warning.
+    fn embeddings(
+        &self,
+        request: &Request,
+        stack: &Stack,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<Embedding>> {
         let width_of = |component: Component| {
             let table = format!("{}text_model.embeddings.token_embedding", component.prefix());
             self.modules.get(&table).and_then(|shape| shape.get(1)).copied().unwrap_or_default()
@@ -290,8 +296,9 @@ impl Loaded {
         let widths: Vec<_> =
             encoders.map(|component| (place_of(component), width_of(component))).collect();
         let mut embeddings = Vec::new();
-        for path in &request.embeddings {
-            let embedding = Embedding::open(path)?;
+        let given = request.embeddings.iter().map(|path| Embedding::open(path));
+        for embedding in given.chain(stack.embeddings().cloned().map(Ok)) {
+            let embedding = embedding?;
             if widths.iter().all(|(place, width)| embedding.rows(*place, *width).is_some()) {
                 embeddings.push(embedding);
                 continue;

@@ -372,9 +372,12 @@ fn what_does_not_fit_is_listed_with_its_reason() {
     parts.extend(lora("lora_te_text_model_encoder_layers_0_mlp_fc1", &[3072, 768]));
     parts.push(("lora_te_text_model_encoder_layers_0_mlp_fc1.alpha".into(), vec![2], 1.0));
     parts.extend(lora("lora_unet_nowhere", &[4, 4]));
-    parts.push((format!("{attention}.diff_b"), vec![1280], 1.0));
+    parts.push((format!("{attention}.diff_b"), vec![1280], 0.5));
     parts.push(("lora_unet_conv_out.lora_up.weight".into(), vec![4, 1, 1, 1], 1.0));
     parts.push(("lora_unet_conv_out.strange".into(), vec![1], 1.0));
+    let wrong_bias = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_k";
+    parts.extend(lora(wrong_bias, &[1280, 1280]));
+    parts.push((format!("{wrong_bias}.diff_b"), vec![1279], 0.5));
     parts.push(("bundle_emb.cat.string_to_param.*".into(), vec![1, 768], 1.0));
     parts.push(("lora_unet_conv_norm_out.w_norm".into(), vec![320], 1.0));
     let mut modules_with_norm = modules.clone();
@@ -386,6 +389,11 @@ fn what_does_not_fit_is_listed_with_its_reason() {
     assert_eq!(used.next(), Some("unet.conv_norm_out"));
     assert_eq!(used.next(), Some("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"));
     assert_eq!(used.next(), None);
+    // A change of the bias may stand beside any other.
+    let changed = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
+    let adapter = Adapter::open(&path).unwrap();
+    let bias = delta(&adapter, &fit, changed, &[1280, 1280], 2.0).bias;
+    assert_eq!(bias, Some(vec![1.0; 1280]));
     let expect = |problems: &[Problem], rows: &[(&str, &str)]| {
         assert_eq!(problems.len(), rows.len(), "{problems:#?}");
         for (problem, (name, reason)) in problems.iter().zip(rows) {
@@ -395,10 +403,8 @@ fn what_does_not_fit_is_listed_with_its_reason() {
     expect(
         &fit.unmatched,
         &[
-            ("cat", "embedding"),
             ("lora_unet_conv_out", "make up no known change"),
             ("lora_unet_conv_out.strange", "no known algorithm"),
-            (".diff_b", "no part of LoRA"),
             ("lora_unet_nowhere", "no module of this name"),
         ],
     );
@@ -412,6 +418,10 @@ fn what_does_not_fit_is_listed_with_its_reason() {
             (
                 "unet.conv_in",
                 "lora_down.weight [1, 9, 3, 3], lora_up.weight [320, 1, 1, 1] for a weight",
+            ),
+            (
+                "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_k",
+                "diff_b [1279], lora_down.weight",
             ),
         ],
     );
@@ -487,7 +497,6 @@ fn algorithms_without_a_formula_are_named() {
     let module = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q";
     type Parts<'a> = &'a [(&'a str, &'a [usize])];
     let rows: &[(&str, Parts<'_>)] = &[
-        ("AdaLoRA", &[("lora_A", &[1, 1280]), ("lora_B", &[1280, 1]), ("lora_E", &[1, 1])]),
         ("BOFT of inputs", &[("boft_R", &[1, 2, 4, 4]), ("boft_s", &[1280, 1])]),
         ("VeRA", &[("vera_lambda_b", &[1280]), ("vera_lambda_d", &[4])]),
         ("FourierFT", &[("fourierft_spectrum", &[100])]),
@@ -758,11 +767,115 @@ fn third_party_adapters_fit() {
     }
     assert_eq!(adapter.outline().trained_for(), "SD 1.x");
 
+    // Numbered, with embeddings beside the modules.
     let adapter = open("lora/simo_sd15_lora_disney.safetensors");
-    let refusal = adapter
-        .outline()
-        .refusal(&adapter.outline().fit(&modules), "model", "SD 1.x")
-        .unwrap()
-        .to_string();
-    assert!(refusal.contains("numbered instead of named"), "{refusal}");
+    let fit = adapter.outline().fit(&modules);
+    assert_eq!((fit.modules().count(), &fit.unmatched, &fit.wrong_shape), (192, &vec![], &vec![]));
+    let names: Vec<_> = adapter.embeddings().iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names, ["<s1>", "<s2>"]);
+    let fit = open("lora/simo_sd15_analog_svd_rank4.safetensors").outline().fit(&modules);
+    assert_eq!((fit.modules().count(), fit.unmatched, fit.wrong_shape), (192, vec![], vec![]));
+    // A list for another family: nothing of it is used.
+    let list = open("lora/simo_sd2_lora_kiriko.text_encoder.pt");
+    let fit = list.outline().fit(&modules);
+    assert_eq!(fit.modules().count(), 0);
+    let refusal = list.outline().refusal(&fit, "model", "SD 1.x").unwrap().to_string();
+    assert!(refusal.contains("SD 2.x"), "{refusal}");
+}
+
+/// What cannot be used of them is left out, and keeps nothing else from being used.
+#[test]
+fn embeddings_lie_beside_the_modules() {
+    let (_folder, path) = file();
+    let part = |name: &str, shape: &[usize], value: f32| (name.to_owned(), shape.to_vec(), value);
+    let mut parts = lora("lora_unet_conv_in", &[4, 4]).to_vec();
+    parts.extend([
+        part("bundle_emb.a.b.clip_l", &[2, 768], 1.0),
+        part("bundle_emb.a.b.clip_g", &[2, 1280], 2.0),
+        part("bundle_emb.a.b.clip_l_out", &[2, 768], 9.0),
+        part("bundle_emb.old.string_to_param.*", &[3, 768], 3.0),
+        part("bundle_emb.bad.clip_l", &[1, 768], f32::NAN),
+        part("bundle_emb.odd.clip_l", &[1, 1, 768], 1.0),
+        part("<s1>", &[768], 4.0),
+    ]);
+    write_with(&path, &parts, &json!({ "<s1>": "<embed>" }));
+    let adapter = Adapter::open(&path).unwrap();
+    let vectors = |rows: &Option<Vec<Vec<f32>>>| rows.as_ref().map_or(0, Vec::len);
+    let found: Vec<_> = adapter
+        .embeddings()
+        .iter()
+        .map(|one| (one.name.as_str(), vectors(&one.first), vectors(&one.second)))
+        .collect();
+    assert_eq!(found, [("<s1>", 1, 0), ("a.b", 2, 2), ("old", 3, 0)]);
+    let modules: Modules = [("unet.conv_in".to_owned(), vec![4, 4])].into();
+    let fit = adapter.outline().fit(&modules);
+    assert_eq!((fit.modules().count(), fit.unmatched), (1, vec![]));
+}
+
+/// Numbers stand for the layers in the order of the network; one layer of another shape, and nothing of
+/// the file is used.
+#[test]
+fn numbered_modules_are_counted_out() {
+    let te = |layer: &str| format!("text_encoder.text_model.encoder.layers.0.self_attn.{layer}");
+    let unet = |at: &str, layer: &str| format!("unet.{at}.attentions.0.{layer}");
+    let mut modules = Modules::new();
+    for at in ["down_blocks.0", "mid_block", "up_blocks.0"] {
+        let width = if at == "mid_block" { 6 } else { 4 };
+        modules.insert(format!("unet.{at}.resnets.0.conv1"), vec![width, width, 3, 3]);
+        modules.insert(unet(at, "proj_in"), vec![width, width]);
+        for attention in ["attn1", "attn2"] {
+            for layer in ["to_q", "to_k", "to_v", "to_out.0"] {
+                let name = unet(at, &format!("transformer_blocks.0.{attention}.{layer}"));
+                modules.insert(name, vec![width, width]);
+            }
+        }
+        modules.insert(unet(at, "transformer_blocks.0.ff.net.0.proj"), vec![8 * width, width]);
+    }
+    for layer in ["q_proj", "k_proj", "v_proj", "out_proj"] {
+        modules.insert(te(layer), vec![5, 5]);
+    }
+    let lora = |start: &str, count: usize, shape: &dyn Fn(usize) -> (usize, usize)| {
+        let parts = (0..count).flat_map(|at| {
+            let (outputs, inputs) = shape(at);
+            [
+                (format!("{start}:{at}:up"), vec![outputs, 1], at as f32 + 1.0),
+                (format!("{start}:{at}:down"), vec![1, inputs], 1.0),
+            ]
+        });
+        parts.collect::<Vec<_>>()
+    };
+    // Nine layers for each of three attentions, the middle last; the feed-forward network is the fifth.
+    let shape = |at: usize| {
+        let width = if at >= 18 { 6 } else { 4 };
+        if at % 9 == 4 { (8 * width, width) } else { (width, width) }
+    };
+    let (_folder, path) = file();
+    let all = [lora("unet", 27, &shape), lora("text_encoder", 4, &|_| (5, 5))].concat();
+    write(&path, &all);
+    let adapter = Adapter::open(&path).unwrap();
+    let fit = adapter.outline().fit(&modules);
+    assert_eq!((fit.modules().count(), &fit.unmatched, &fit.wrong_shape), (31, &vec![], &vec![]));
+    let number = |module: &str| {
+        delta(&adapter, &fit, module, &modules[module], 1.0).weight(&modules[module])[0]
+    };
+    assert_eq!(number(&unet("down_blocks.0", "transformer_blocks.0.ff.net.0.proj")), 5.0);
+    assert_eq!(number(&unet("up_blocks.0", "transformer_blocks.0.attn1.to_q")), 10.0);
+    assert_eq!(number(&unet("mid_block", "transformer_blocks.0.attn2.to_out.0")), 27.0);
+    assert_eq!(number(&te("k_proj")), 1.0);
+    assert_eq!(number(&te("q_proj")), 3.0);
+
+    // Without the feed-forward networks there are eight for each.
+    write(&path, &lora("unet", 24, &|at| if at >= 16 { (6, 6) } else { (4, 4) }));
+    let fit = Adapter::open(&path).unwrap().outline().fit(&modules);
+    assert_eq!((fit.modules().count(), fit.unmatched, fit.wrong_shape), (24, vec![], vec![]));
+
+    // The middle in front of the way up.
+    write(&path, &lora("unet", 24, &|at| if (8..16).contains(&at) { (6, 6) } else { (4, 4) }));
+    let fit = Adapter::open(&path).unwrap().outline().fit(&modules);
+    assert_eq!(fit.modules().count(), 0);
+    assert_eq!(fit.wrong_shape.len(), 16);
+    assert!(fit.unmatched[0].reason.contains("numbers"), "{:?}", fit.unmatched[0]);
+    write(&path, &lora("unet", 23, &shape));
+    let fit = Adapter::open(&path).unwrap().outline().fit(&modules);
+    assert!(fit.is_empty() && fit.unmatched[0].reason.contains("number of layers"));
 }

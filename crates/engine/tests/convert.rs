@@ -10,13 +10,20 @@ use std::{
 
 use candle_core::{Device, Tensor};
 use engine::{
-    DeviceId, Engine, Request, Result,
+    AdapterUse, DeviceId, Engine, Request, Result,
+    adapter::{
+        block::BlockWeights,
+        curve::{Curve, Fade, Keyframe},
+    },
     checkpoint::{
         convert::{Conversion, NewFile, NewFolder, Stored},
         header::TensorFile,
     },
     inspect::inspect,
-    testing::{generate, repository, request, write, write_folder, write_single_file},
+    testing::{
+        adapter, apart, generate, repository, request, write, write_adapter, write_folder,
+        write_single_file,
+    },
 };
 
 fn convert(from: &Path, to: &Path, precision: Option<Stored>) -> Result<()> {
@@ -158,6 +165,55 @@ fn a_single_file_becomes_a_folder() {
         let answer = inspect(&to).unwrap();
         assert!(answer.usable, "{answer}");
     }
-    let error = NewFolder::plan(&repository("assets/starter/model"), None).unwrap_err();
-    assert!(error.to_string().contains("it is a folder"), "{error}");
+}
+
+/// A stack that is written into its model makes the picture that it makes beside it: in one file, in a folder,
+/// and from either.
+#[test]
+fn a_blend_is_a_model_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    write_folder("sd15", &path("folder"));
+    write_single_file("sd15", &path("file.safetensors"));
+    for name in ["a", "b"] {
+        write_adapter("sd15", name, &path(name));
+    }
+    let mut stack = vec![adapter(&path("a"), 0.75), adapter(&path("b"), -0.5)];
+    stack[1].blocks = BlockWeights::preset("OUTALL").unwrap();
+    stack[1].text_encoder_weight = 0.25;
+    let latents = |checkpoint: &Path, adapters: Vec<AdapterUse>| {
+        let request = Request { steps: 2, adapters, ..request(checkpoint) };
+        generate(&mut Engine::open(DeviceId::Cpu, None).unwrap(), &request).unwrap().latents
+    };
+    let expected = latents(&path("folder"), stack.clone());
+    let plain = latents(&path("folder"), Vec::new());
+    assert!(apart(&plain, &expected) > 1e-3);
+    for from in ["folder", "file.safetensors"] {
+        let conversion = Conversion::plan_blend(&path(from), &stack, None).unwrap();
+        let (file, made) = (path("blend.safetensors"), path("blend"));
+        let mut bytes = Vec::new();
+        conversion.write(&mut bytes).unwrap();
+        fs::write(&file, bytes).unwrap();
+        let noted = TensorFile::open(&file).unwrap().metadata()["impasto.blend"].clone();
+        assert!(noted.contains("\"name\":\"a\"") && noted.contains("-0.5"), "{noted}");
+        for (name, new) in NewFolder::plan_blend(&path(from), &stack, None).unwrap().files {
+            fs::create_dir_all(made.join(&name).parent().unwrap()).unwrap();
+            let mut bytes = Vec::new();
+            new.write(&mut bytes).unwrap();
+            fs::write(made.join(name), bytes).unwrap();
+        }
+        for blend in [&file, &made] {
+            let apart = apart(&latents(blend, Vec::new()), &expected);
+            assert!(apart < 1e-5, "{from} as {}: {apart:e}", blend.display());
+        }
+        fs::remove_dir_all(made).unwrap();
+    }
+
+    let frame = Keyframe { at: 0.0, factor: 0.5, fade: Fade::Hold };
+    stack[0].over_steps = Curve::new(vec![frame]);
+    let error = Conversion::plan_blend(&path("folder"), &stack, None).unwrap_err().to_string();
+    assert!(error.contains("over the steps"), "{error}");
+    write_adapter("tiny", "a", &path("tiny"));
+    let stranger = [adapter(&path("tiny"), 1.0)];
+    assert!(Conversion::plan_blend(&path("folder"), &stranger, None).is_err());
 }

@@ -16,6 +16,7 @@ use std::{collections::HashMap, path::PathBuf};
 use candle_core::Tensor;
 use engine::{
     AdapterUse, DeviceId, Engine, Image, InitImage, Refiner, Request, Sizes,
+    adapter::curve::{Curve, Fade, Keyframe},
     sample::{
         SAMPLERS, Sampler,
         schedule::{SCHEDULES, Schedule},
@@ -289,6 +290,28 @@ fn an_adapter_of_the_text_encoder_agrees_with_lycoris() {
 
     let two_weights = vec![AdapterUse { unet_weight: -0.5, ..style("twemoji", 1.0) }];
     compare_case("two_weights", &Request { adapters: two_weights, ..starter() });
+}
+
+/// One adapter fades in, another acts in some steps, in a sampler that calls once a step and one that calls
+/// twice.
+#[test]
+fn weights_over_steps_agree_with_repainting_each_step() {
+    let line = |at| Keyframe { at, factor: at, fade: Fade::Linear };
+    let stack = vec![
+        AdapterUse {
+            over_steps: Curve::new(vec![line(0.0), line(1.0)]),
+            text_encoder_weight: 0.0,
+            ..style("neon", 0.8)
+        },
+        AdapterUse {
+            over_steps: Curve::between(Some(5), Some(12), 20),
+            text_encoder_weight: 0.0,
+            ..style("ink", 0.6)
+        },
+    ];
+    let request = Request { adapters: stack, ..starter() };
+    compare_case("over_steps", &request);
+    compare_case("over_steps_heun", &Request { sampler: sampler("heun"), ..request });
 }
 
 #[test]

@@ -524,7 +524,7 @@ fn pytorch_files_are_told_as_others_are() {
         ("list.pt", Kind::Embedding, "a textual-inversion embedding"),
         ("emb2.pt", Kind::Embedding, "a textual-inversion embedding"),
         ("bare.pt", Kind::Other, "a single tensor [1, 7, 8] without a name"),
-        ("unnamed.pt", Kind::Adapter, "a list of 2 tensors without names"),
+        ("unnamed.pt", Kind::Adapter, "a LoRA adapter"),
         ("zip.pt", Kind::Other, "a PyTorch file of an unknown kind"),
     ] {
         assert_is(&inspect(&fixtures.join(name)).unwrap(), kind, what);
@@ -592,7 +592,7 @@ const FILES: &[(&str, Kind, &str)] = &[
     ("lora/simo_sd15_lora_disney.safetensors", Kind::Adapter, "a LoRA adapter for SD 1.x"),
     ("lora/smart_falcon_16_lokr.safetensors", Kind::Adapter, "a LoKr adapter for SD 1.x"),
     ("lora/diffusers_current_sd15_pokemon.safetensors", Kind::Adapter, "a LoRA adapter for SD 1.x"),
-    ("lora/simo_sd2_lora_kiriko.text_encoder.pt", Kind::Adapter, "a list of 184 tensors"),
+    ("lora/simo_sd2_lora_kiriko.text_encoder.pt", Kind::Adapter, "a LoRA adapter for SD 2.x"),
     ("embeddings/a1111_sd21_charturner.pt", Kind::Embedding, "a textual-inversion embedding"),
     ("embeddings/diffusers_birb_learned_embeds.bin", Kind::Embedding, "embedding"),
     ("embeddings/diffusers_frida_10vec_learned_embeds.bin", Kind::Embedding, "embedding"),

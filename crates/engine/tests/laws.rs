@@ -13,6 +13,7 @@ use std::{
 use candle_core::{Device, Tensor, safetensors};
 use engine::{
     AdapterUse, DeviceId, Engine, Error, Output, Phase, Precision, Progress, Request,
+    adapter::curve::{Curve, Fade, Keyframe},
     sample::{SAMPLERS, denoiser::Prediction, schedule::SCHEDULES},
     testing::{
         Dice, adapter, apart, generate, repository, request, tensors, write, write_adapter,
@@ -146,6 +147,41 @@ fn an_adapter_and_its_negative_cancel() {
     assert!(plain == studio.bits(&studio.stack(&[("a", 0.75), ("a", -0.75)])));
     let one = studio.bits(&studio.stack(&[("a", 0.75)]));
     assert!(one == studio.bits(&studio.stack(&[("a", 0.5), ("a", 0.25)])));
+}
+
+/// A curve that is 1 throughout is none, one that is 0 throughout is no adapter, and what was painted for
+/// one step is gone with the picture.
+#[test]
+fn a_curve_leaves_no_trace() {
+    let mut studio = Studio::new();
+    let over = |studio: &Studio, curve: Curve| {
+        let mut request = Request { steps: 4, ..studio.stack(&[("a", 0.8), ("b", 0.3)]) };
+        request.adapters[0].over_steps = curve;
+        request.adapters[0].text_encoder_weight = 0.0;
+        request
+    };
+    let frame = |at, factor| Keyframe { at, factor, fade: Fade::Hold };
+    let plain = over(&studio, Curve::default());
+    let expected = studio.bits(&plain);
+    assert!(expected == studio.bits(&over(&studio, Curve::new(vec![frame(0.5, 1.0)]))));
+    let without = Request { steps: 4, ..studio.stack(&[("b", 0.3)]) };
+    assert!(
+        studio.bits(&without) == studio.bits(&over(&studio, Curve::new(vec![frame(0.0, 0.0)])))
+    );
+    let late = over(&studio, Curve::between(Some(3), None, 4));
+    let painted = studio.bits(&late);
+    assert!(painted != expected);
+    assert!(expected == studio.bits(&plain), "the weights of the last step are gone");
+    assert!(painted == studio.bits(&late), "and come back");
+    assert!(painted == bits(&generate(&mut open(None), &late).unwrap()), "in a fresh engine");
+
+    // One that is stopped in the midst leaves an engine that goes on.
+    let mut watch = |progress: Progress<'_>| match (progress.phase, progress.done) {
+        (Phase::Sample, 3) => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    assert!(matches!(studio.engine.generate(&late, &mut watch), Err(Error::Cancelled)));
+    assert!(expected == studio.bits(&plain));
 }
 
 /// An unchanged stack makes nothing again, and a slider only what its adapter acts on.
@@ -313,6 +349,27 @@ fn a_unet_borrows_the_rest() {
     let alone = Request { lender: None, ..borrowed("sdxl") };
     let error = generate(&mut open(None), &alone).unwrap_err().to_string();
     assert!(error.contains("no text encoder and no second text encoder and no VAE"), "{error}");
+}
+
+/// An embedding inside an adapter is known as long as the adapter is in use.
+#[test]
+fn an_adapter_brings_its_words() {
+    let mut studio = Studio::new();
+    let mut factors = safetensors::load(studio.file("a.safetensors"), &Device::Cpu).unwrap();
+    let width = tensors("tiny")["text_encoder.text_model.embeddings.token_embedding.weight"]
+        .dim(1)
+        .unwrap();
+    let vector = Tensor::full(0.5f32, (1, width), &Device::Cpu).unwrap();
+    factors.insert("bundle_emb.zauberwort.clip_l".to_owned(), vector);
+    write(&factors, &studio.file("with.safetensors"));
+    let with = |studio: &Studio, name: &str, weight: f64| Request {
+        prompt: "a zauberwort".to_owned(),
+        ..studio.stack(&[(name, weight)])
+    };
+    let alone = studio.bits(&with(&studio, "a", 0.5));
+    let brought = studio.bits(&with(&studio, "with", 0.5));
+    assert!(alone.1 != brought.1, "the word means something now");
+    assert!(studio.bits(&with(&studio, "a", 0.0)) == studio.bits(&with(&studio, "with", 0.0)));
 }
 
 /// An embedding whose vectors are those of a word says what the word says, in each text encoder; one for

@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use engine::checkpoint::convert::{Conversion, NewFolder, Stored};
+use engine::{
+    AdapterUse,
+    checkpoint::convert::{Conversion, NewFolder, Stored},
+};
 use fs_err as fs;
 
 use crate::{
@@ -39,6 +42,19 @@ impl NewModel {
     /// # Errors
     /// Fails if that cannot be made of it, or the path is one of another format.
     pub fn plan(from: &Path, path: &Path, precision: Option<Stored>) -> Result<NewModel> {
+        NewModel::plan_blend(from, &[], path, precision)
+    }
+
+    /// The same with a stack of adapters written into it.
+    ///
+    /// # Errors
+    /// Also those of adapters that do not fit, or that a file cannot hold: weights over steps.
+    pub fn plan_blend(
+        from: &Path,
+        stack: &[AdapterUse],
+        path: &Path,
+        precision: Option<Stored>,
+    ) -> Result<NewModel> {
         let ends =
             |ending: &str| path.extension().is_some_and(|own| own.eq_ignore_ascii_case(ending));
         if OTHER_ENDINGS.iter().any(|ending| ends(ending)) {
@@ -48,8 +64,8 @@ impl NewModel {
                 .hint("let its name end in `.safetensors`, or name a folder"));
         }
         let content = match ends("safetensors") {
-            true => Content::File(Conversion::plan(from, precision)?),
-            false => Content::Folder(NewFolder::plan(from, precision)?),
+            true => Content::File(Conversion::plan_blend(from, stack, precision)?),
+            false => Content::Folder(NewFolder::plan_blend(from, stack, precision)?),
         };
         Ok(NewModel { path: path.to_owned(), content })
     }

@@ -19,6 +19,8 @@ the weights at strength 1:
 
     lokr, lokr_factored, lokr_tucker     LoKr with one factored matrix, with both, and in Tucker form
     dora, dora_inputs, dora_peft         DoRA around LoRA: a norm for each output, each input; PEFT's own
+    dora_loha, dora_lokr                 DoRA around others
+    adalora_peft                         LoRA with a factor for each rank
     oft, oft_rescaled, boft, oft_peft, hra_peft   rotations
     ia3, ia3_inputs, ia3_peft, glora, full, norm
 
@@ -42,7 +44,7 @@ from lycoris.modules.glora import GLoRAModule
 from lycoris.modules.ia3 import IA3Module
 from lycoris.modules.lokr import LokrModule
 from lycoris.modules.norms import NormModule
-from peft import HRAConfig, IA3Config, LoHaConfig, LoraConfig, OFTConfig, get_peft_model
+from peft import AdaLoraConfig, HRAConfig, IA3Config, LoHaConfig, LoraConfig, OFTConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import nn
 
@@ -269,6 +271,10 @@ def algorithms():
     lycoris_file("ia3_inputs", IA3Module, train_on_input=True)
     lycoris_file("norm", NormModule, only=lambda base: isinstance(base, nn.GroupNorm))
 
+    def decomposed(module, base):
+        """As in training, too: the direction is that of the weight with the change added once."""
+        return module.apply_weight_decompose(plain(module, base)[0]), None
+
     def peft_file(name, make, only=lambda base: not isinstance(base, nn.GroupNorm)):
         paths = [path for path, base in bases.items() if only(base)]
         root = tree(UNet2DConditionModel(), {path: copy.deepcopy(bases[path]) for path in paths})
@@ -307,6 +313,13 @@ def algorithms():
     peft_file("hra_peft", lambda paths: HRAConfig(r=4, target_modules=paths, init_weights=False), only=linear)
     peft_file("ia3_peft", lambda paths: IA3Config(target_modules=paths, feedforward_modules=[
         f"{BLOCK}.attn1.to_out.0"]), only=linear)
+    # Behind all others, so that theirs stay the same numbers.
+    peft_file("adalora_peft", lambda paths: AdaLoraConfig(
+        init_r=4, target_r=4, lora_alpha=6, total_step=10, target_modules=paths), only=linear)
+    lycoris_file("dora_loha", LohaModule, weight_decompose=True, wd_on_out=True,
+                 weight_of=decomposed)
+    lycoris_file("dora_lokr", LokrModule, weight_decompose=True, wd_on_out=True, dim=2, factor=2,
+                 weight_of=decomposed)
     save_file({k: v.contiguous() for k, v in numbers.items()}, HERE / "algorithms.safetensors")
 
 

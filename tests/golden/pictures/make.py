@@ -70,7 +70,14 @@ CASES = {
     "portrait": {"width": 96, "height": 160},
     "img2img": {"denoise": 0.6},
     "img2img_sde": {"denoise": 0.6, "sampler": "dpmpp_2m_sde"},
+    "over_steps": {"over_steps": True},
+    "over_steps_heun": {"over_steps": True, "sampler": "heun"},
 }
+
+
+def weights_of_step(step, steps=20):
+    """Neon comes in a straight line; ink acts in the steps 5 to 12, counted from 1."""
+    return [("neon", 0.8 * step / (steps - 1)), ("ink", 0.6 if 5 <= step + 1 <= 12 else 0.0)]
 
 
 def cases():
@@ -81,6 +88,10 @@ def cases():
         model = Model(STARTER / "model")
         model.apply([(STARTER / "adapters" / f"{adapter}.safetensors", unet_weight, text_weight)
                      for adapter, unet_weight, text_weight in case.pop("adapters", [])])
+        if case.pop("over_steps", False):
+            case["before_step"] = lambda step, model=model: model.repaint(
+                [(STARTER / "adapters" / f"{adapter}.safetensors", weight)
+                 for adapter, weight in weights_of_step(step)])
         clip_skip = case.pop("clip_skip", 1)
         cond = encode(model, case.pop("prompt", PROMPT), clip_skip)
         uncond = encode(model, case.pop("negative", NEGATIVE), clip_skip)

@@ -85,6 +85,13 @@ class Model:
         # diffusers' own f32 products; k-diffusion takes them as they come.
         self.alphas_cumprod = DDIMScheduler(**self.betas).alphas_cumprod
 
+    def repaint(self, adapters):
+        """The UNet's weights with other changes than before; the text encoder stays as it is."""
+        if not hasattr(self, "unpatched"):
+            self.unpatched = {name: value.clone() for name, value in self.unet.state_dict().items()}
+        self.unet.load_state_dict(self.unpatched)
+        self.apply([(path, weight, 0.0) for path, weight in adapters if weight != 0.0])
+
     def apply(self, adapters):
         """Adds the adapters' weight changes: a list of (file, UNet weight, text encoder weight).
 
@@ -384,12 +391,14 @@ def sigmas_of(model, sampler, schedule, steps):
 
 def sample(model, cond, uncond, *, sampler, schedule="karras", steps=20, guidance=4.0, seed=7,
            width=128, height=128, init=None, denoise=1.0, noise=None, added=None, refiner=None,
-           beside=None):
+           beside=None, before_step=None):
     """The latents after the last step, `(1, 4, height / 8, width / 8)`.
 
     `init` are the latents of a picture: img2img by A1111's rules, which run the last
     int(denoise * steps) + 1 steps, the noise of an SDE still being that of the whole schedule.
     `refiner` is another denoiser (as `guided_unet` makes it), and the step from which on it is asked.
+    `before_step(step)` is called before the UNet with the step, from 0, that its time belongs to: the last
+    one that begins at that time or earlier in the run.
     """
     # One generator for the first noise and for all that a sampler draws.
     torch.manual_seed(seed)
@@ -409,6 +418,15 @@ def sample(model, cond, uncond, *, sampler, schedule="karras", steps=20, guidanc
         def guided(x, t):
             late = torch.as_tensor(t).reshape(-1)[0] <= last
             return refined(x, t) if late else base(x, t)
+
+    if before_step:
+        begins = wrapper(model, None).sigma_to_t(sigmas[:-1])
+
+        def guided(x, t):
+            # Times of one sigma are computed twice, in f32.
+            time = torch.as_tensor(t).reshape(-1)[0]
+            before_step(int((begins >= time - 1e-3).sum()) - 1)
+            return base(x, t)
 
     extra = {}
     if sampler in BROWNIAN:

@@ -9,14 +9,14 @@ use crate::{
 pub(super) static FULL: Algorithm = Algorithm {
     id: "full",
     name: "a full difference",
-    suffixes: &[("diff", "diff"), ("diff_b", "diff_b")],
-    recognizes: |parts| parts.has("diff") || parts.has("diff_b"),
+    suffixes: &[("diff", "diff"), ("diff_b", BIAS)],
+    recognizes: |parts| parts.has("diff") || parts.has(BIAS),
     rank: |_| None,
     inputs: |parts| parts.shape("diff")?.get(1).copied(),
     apply: Some(Apply {
-        fits: |parts, shape| fits(parts, shape, ["diff", "diff_b"]),
+        fits: |parts, shape| fits(parts, shape, ["diff", BIAS]),
         add_delta: |parts, base, weight, delta| {
-            add_delta(parts, base, weight, delta, ["diff", "diff_b"])
+            add_delta(parts, base, weight, delta, ["diff", BIAS])
         },
     }),
 };
@@ -36,6 +36,30 @@ pub(super) static NORM: Algorithm = Algorithm {
         },
     }),
 };
+
+/// The part with a difference of the bias, which may stand beside any other algorithm's.
+pub(super) const BIAS: &str = "diff_b";
+
+/// Whether there is none, or one of the bias of a weight of this shape.
+pub(super) fn bias_fits(parts: &Parts, shape: &[usize]) -> bool {
+    parts.elements(BIAS).is_none_or(|found| Some(&found) == shape.first())
+}
+
+/// Adds it, if there is one.
+pub(super) fn add_bias(
+    parts: &Parts,
+    outputs: usize,
+    weight: f64,
+    delta: &mut Delta,
+) -> Result<()> {
+    if parts.has(BIAS) {
+        let change = parts.read(BIAS)?;
+        for (sum, change) in delta.bias(outputs).iter_mut().zip(change) {
+            *sum += weight as f32 * change;
+        }
+    }
+    Ok(())
+}
 
 fn fits(parts: &Parts, shape: &[usize], [of_weight, of_bias]: [&str; 2]) -> bool {
     let elements: usize = shape.iter().product();

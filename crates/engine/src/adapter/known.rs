@@ -15,20 +15,6 @@ const fn named(
     Algorithm { id, name, suffixes, recognizes, rank: |_| None, inputs: |_| None, apply: None }
 }
 
-/// Zhang et al., 2023, <https://arxiv.org/abs/2303.10512>.
-pub(super) static ADALORA: Algorithm =
-    named("adalora", "AdaLoRA", &[("lora_E", "singular_values")], |parts| {
-        parts.has("singular_values")
-    });
-
-/// PEFT's LoRA of a table of token embeddings.
-pub(super) static EMBEDDING: Algorithm = named(
-    "lora_embedding",
-    "LoRA of token embeddings",
-    &[("lora_embedding_A", "table_down"), ("lora_embedding_B", "table_up")],
-    |parts| parts.has("table_down") || parts.has("table_up"),
-);
-
 /// LyCORIS' sparse additions to the weight.
 pub(super) static SPARSE: Algorithm = named(
     "sparse",

@@ -12,11 +12,11 @@ use crate::{
     Result,
     adapter::{
         Algorithm, Apply, Base, Delta,
-        parts::{Pair, Parts, Suffix, dimensions, tucker},
+        parts::{Pair, Parts, Suffix, dimensions, transposed, tucker},
     },
 };
 
-const SUFFIXES: &[Suffix] = &[
+pub(super) const SUFFIXES: &[Suffix] = &[
     // kohya
     ("lora_down.weight", "down"),
     ("lora_mid.weight", "mid"),
@@ -39,6 +39,8 @@ const SUFFIXES: &[Suffix] = &[
     // cloneofsimo/lora: `unet:0:down`
     ("down", "down"),
     ("up", "up"),
+    // AdaLoRA's factors of each rank
+    ("lora_E", "singular_values"),
 ];
 
 const APPLY: Apply = Apply { fits, add_delta };
@@ -69,15 +71,15 @@ pub(super) static LOCON: Algorithm = Algorithm {
     apply: Some(APPLY),
 };
 
-fn rank(parts: &Parts) -> Option<usize> {
+pub(super) fn rank(parts: &Parts) -> Option<usize> {
     parts.shape("down")?.first().copied()
 }
 
-fn inputs(parts: &Parts) -> Option<usize> {
+pub(super) fn inputs(parts: &Parts) -> Option<usize> {
     parts.shape("down")?.get(1).copied()
 }
 
-fn fits(parts: &Parts, shape: &[usize]) -> bool {
+pub(super) fn fits(parts: &Parts, shape: &[usize]) -> bool {
     let Some((outputs, inputs, taps)) = dimensions(shape) else { return false };
     let Some(rank) = rank(parts).filter(|rank| *rank > 0) else { return false };
     let bias_fits = parts.elements("bias").is_none_or(|elements| elements == outputs);
@@ -96,6 +98,35 @@ fn fits(parts: &Parts, shape: &[usize]) -> bool {
         Some(_) => false,
     };
     bias_fits && factors_fit && parts.shape("up").and_then(|up| up.first()) == Some(&outputs)
+}
+
+/// PEFT's LoRA of a table of token embeddings: `ΔE = alpha / rank · (B · A)ᵀ`, with `A` of `(rank, tokens)` and
+/// `B` of `(width, rank)`.
+pub(super) static OF_TABLE: Algorithm = Algorithm {
+    id: "lora_embedding",
+    name: "LoRA of token embeddings",
+    suffixes: &[("lora_embedding_A", "table_down"), ("lora_embedding_B", "table_up")],
+    recognizes: |parts| parts.has("table_down") && parts.has("table_up"),
+    rank: |parts| parts.shape("table_down")?.first().copied(),
+    inputs: |_| None,
+    apply: Some(Apply { fits: table_fits, add_delta: add_table_delta }),
+};
+
+fn table_fits(parts: &Parts, shape: &[usize]) -> bool {
+    let rank = parts.shape("table_down").and_then(|down| down.first()).copied().unwrap_or_default();
+    let of = |part| parts.shape(part).unwrap_or_default();
+    rank > 0
+        && matches!(*shape, [rows, width] if of("table_down") == [rank, rows] && of("table_up") == [width, rank])
+}
+
+fn add_table_delta(parts: &Parts, base: &Base<'_>, weight: f64, delta: &mut Delta) -> Result<()> {
+    let [rows, _] = *base.shape() else { unreachable!("checked by `fits`") };
+    let (down, up) = (parts.read("table_down")?, parts.read("table_up")?);
+    let rank = down.len() / rows;
+    let scale = (weight * parts.scale(rank)?) as f32;
+    let (left, right) = (transposed(&down, rows), transposed(&up, rank));
+    delta.pairs.push(Pair { left, right, rank, scale });
+    Ok(())
 }
 
 fn add_delta(parts: &Parts, base: &Base<'_>, weight: f64, delta: &mut Delta) -> Result<()> {

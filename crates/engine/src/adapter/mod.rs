@@ -19,6 +19,7 @@
 //! **Invariant:** a change depends on the adapter, the unpatched base and the weight, and on nothing
 //! else: not on other adapters, not on the number of threads.
 
+mod adalora;
 pub mod block;
 pub mod curve;
 mod dora;
@@ -29,6 +30,7 @@ mod known;
 mod loha;
 mod lokr;
 mod lora;
+mod numbered;
 pub(crate) mod parts;
 pub(crate) mod patch;
 mod peft;
@@ -54,11 +56,12 @@ pub use target::Target;
 use crate::{
     Error, Result,
     architecture::Modules,
-    checkpoint::header::TensorFile,
+    checkpoint::header::{TensorFile, TensorInfo},
     inspect::{
         self,
         family::{self, Family},
     },
+    text::embedding::{self, Embedding},
 };
 
 /// How an adapter stores its changes.
@@ -101,8 +104,8 @@ struct Apply {
 /// Every algorithm, the more particular before those that they build on.
 pub static ALGORITHMS: &[&Algorithm] = &[
     &dora::DORA,
-    &known::ADALORA,
-    &known::EMBEDDING,
+    &adalora::ADALORA,
+    &lora::OF_TABLE,
     &known::SPARSE,
     &lora::LOCON,
     &lora::LORA,
@@ -120,18 +123,6 @@ pub static ALGORITHMS: &[&Algorithm] = &[
     &known::REPLACEMENT,
     &known::VERA,
     &known::FOURIER,
-];
-
-/// How tensors' names start that belong to no module here, and what they are.
-const NOT_MODULES: &[(&str, &str)] = &[
-    (
-        "unet:",
-        "modules that are numbered instead of named (cloneofsimo/lora) are not supported yet",
-    ),
-    (
-        "text_encoder:",
-        "modules that are numbered instead of named (cloneofsimo/lora) are not supported yet",
-    ),
 ];
 
 /// PEFT's tensors whose names may have the adapter's name between them and `.weight`.
@@ -263,14 +254,11 @@ impl Contents {
         let infix = single_infix(&file)?;
         let suffixes = all_suffixes();
 
+        let list = numbered::of_list(file.tensors());
         let mut groups: BTreeMap<String, Group> = BTreeMap::new();
         for tensor in file.tensors().keys() {
-            if file.metadata().get(tensor).is_some_and(|kind| kind == "<embed>") {
-                self.embeddings.push(tensor.clone());
-                continue;
-            }
-            if tensor.starts_with("bundle_emb.") {
-                self.embeddings.extend(tensor.split('.').nth(1).map(str::to_owned));
+            if let Some((name, _)) = embedding::in_bundle(&file, tensor) {
+                self.embeddings.push(name.to_owned());
                 continue;
             }
             // SimpleTuner's bookkeeping.
@@ -278,6 +266,7 @@ impl Contents {
                 continue;
             }
             let plain = infix.as_ref().and_then(|infix| without_infix(tensor, infix));
+            let plain = plain.or_else(|| list.as_ref()?.get(tensor).cloned());
             let Some((spelling, part)) = split(plain.as_deref().unwrap_or(tensor), &suffixes)
             else {
                 self.leftovers.push(Problem {
@@ -361,6 +350,9 @@ pub struct Outline {
 pub struct Adapter {
     outline: Outline,
     hash: [u8; 32],
+    embeddings: Vec<Embedding>,
+    /// Of embeddings that cannot be used.
+    problems: Vec<Problem>,
 }
 
 impl Outline {
@@ -403,7 +395,11 @@ impl Outline {
     /// Finds the adapter's modules in a base model.
     #[must_use]
     pub fn fit(&self, modules: &Modules) -> Fit {
-        let spellings = Spellings::of(modules);
+        let mut spellings = Spellings::of(modules);
+        let groups = self.contents.groups.iter().map(|(group, _)| group);
+        let numbered: Vec<&Group> =
+            groups.filter(|group| numbered::is_number(&group.spelling)).collect();
+        spellings.add(numbered::spellings(modules, &numbered));
         let mut fit = Fit { context: family::context_width(modules), ..Fit::default() };
         let mut found: BTreeMap<&str, (&Spelled, usize)> = BTreeMap::new();
         let mut foreign = 0;
@@ -413,10 +409,12 @@ impl Outline {
             let component = parts.settings.component;
             let Some(spelled) = spellings.get(&group.spelling, component) else {
                 foreign += usize::from(!family::is_text_encoder(&group.spelling));
-                fit.unmatched.push(Problem {
-                    name: group.spelling.clone(),
-                    reason: why_unmatched(&group.spelling),
-                });
+                let reason = match numbered::is_number(&group.spelling) {
+                    true => "the base model has another number of layers than the file",
+                    false => "the base model has no module of this name",
+                };
+                fit.unmatched
+                    .push(Problem { name: group.spelling.clone(), reason: reason.to_owned() });
                 continue;
             };
             let Some(apply) = algorithm.apply else {
@@ -439,7 +437,7 @@ impl Outline {
                 });
                 continue;
             }
-            if !(apply.fits)(&parts, shape) {
+            if !(apply.fits)(&parts, shape) || !full::bias_fits(&parts, shape) {
                 fit.wrong_shape.push(Problem {
                     name: spelled.module.clone(),
                     reason: format!("{} for a weight of {shape:?}", parts.describe()),
@@ -464,11 +462,10 @@ impl Outline {
         fit.modules =
             found.into_iter().map(|(name, (_, group))| (name.to_owned(), group)).collect();
         fit.unmatched.extend(self.contents.leftovers.iter().cloned());
-        fit.unmatched.extend(self.contents.embeddings.iter().map(|name| Problem {
-            name: name.clone(),
-            reason: "an embedding inside an adapter, which is not supported yet".into(),
-        }));
         fit.refuse_strangers(foreign);
+        if !numbered.is_empty() && numbered.len() > fit.modules.len() {
+            fit.take_back("it fits, but the numbers of the file's modules are not this model's");
+        }
         fit.unmatched.sort();
         fit.wrong_shape.sort();
         fit
@@ -479,7 +476,7 @@ impl Outline {
         let known = |part: &str| {
             let mut suffixes = algorithm.suffixes.iter().chain(COMMON);
             let inside = algorithm.id == dora::DORA.id && dora::is_inner_part(parts, part);
-            inside || suffixes.any(|row| row.1 == part)
+            inside || part == full::BIAS || suffixes.any(|row| row.1 == part)
         };
         // An algorithm that is not applied is reported as a whole.
         if algorithm.apply.is_some() {
@@ -515,7 +512,29 @@ impl Outline {
         let Some(&group) = fit.modules.get(module) else { return Ok(()) };
         let (group, algorithm) = &self.contents.groups[group];
         let apply = algorithm.apply.expect("only what can be applied fits");
-        (apply.add_delta)(&self.contents.parts(group), base, weight, delta)
+        let parts = self.contents.parts(group);
+        (apply.add_delta)(&parts, base, weight, delta)?;
+        match algorithm.id == full::FULL.id {
+            true => Ok(()),
+            false => full::add_bias(&parts, base.shape()[0], weight, delta),
+        }
+    }
+
+    /// The same with the first ranks of changes of low rank only, as many as the limit says.
+    pub(crate) fn add_limited(
+        &self,
+        fit: &Fit,
+        module: &str,
+        base: &Base<'_>,
+        (weight, limit): (f64, Option<usize>),
+        delta: &mut Delta,
+    ) -> Result<()> {
+        let before = delta.pairs.len();
+        self.add_delta(fit, module, base, weight, delta)?;
+        if let Some(limit) = limit {
+            delta.pairs[before..].iter_mut().for_each(|pair| pair.truncate(limit));
+        }
+        Ok(())
     }
 
     /// Why the adapter cannot be used on a base model, if it cannot: nothing in it fits.
@@ -533,17 +552,6 @@ impl Outline {
                 wanted: "an adapter",
                 found: format!("made with {name}, which is not supported yet"),
                 advice: "Turn it off, or use one of another algorithm".into(),
-            });
-        }
-        let start = |row: &&(&str, &str)| {
-            self.contents.groups.iter().any(|(group, _)| group.spelling.starts_with(row.0))
-        };
-        if NOT_MODULES.iter().any(|row| start(&row)) {
-            return Some(Error::WrongKind {
-                path: self.contents.path.clone(),
-                wanted: "an adapter",
-                found: "one whose modules are numbered instead of named (cloneofsimo/lora)".into(),
-                advice: "Convert it to kohya's or diffusers' names".into(),
             });
         }
         // The same family in another size: say the sizes, or the message contradicts itself.
@@ -570,7 +578,25 @@ impl Adapter {
     pub fn open(path: &Path) -> Result<Adapter> {
         let outline = Outline::open(path)?;
         let hash = hash(&outline.contents)?;
-        Ok(Adapter { outline, hash })
+        let (mut embeddings, mut problems) = (Vec::new(), Vec::new());
+        for (name, found) in outline.contents.files.iter().flat_map(embedding::bundled) {
+            match found {
+                Ok(embedding) => embeddings.push(embedding),
+                Err(error) => problems.push(Problem { name, reason: error.to_string() }),
+            }
+        }
+        Ok(Adapter { outline, hash, embeddings, problems })
+    }
+
+    /// The embeddings in it, which prompts may call by their names while it is in use.
+    #[must_use]
+    pub fn embeddings(&self) -> &[Embedding] {
+        &self.embeddings
+    }
+
+    /// What is the matter with embeddings in it that cannot be used.
+    pub(crate) fn problems(&self) -> &[Problem] {
+        &self.problems
     }
 
     /// What its headers say.
@@ -648,13 +674,20 @@ impl Fit {
         let strangers = misfit(&in_unet) + unmatched_in_unet;
         let few = strangers > 2 * fits(&in_unet);
         if wrong_width || few {
-            let modules = std::mem::take(&mut self.modules);
-            self.unmatched.extend(modules.into_keys().map(|name| Problem {
-                name,
-                reason: "it fits, but the adapter as a whole is for another base model".into(),
-            }));
+            self.take_back("it fits, but the adapter as a whole is for another base model");
         }
     }
+
+    /// Uses nothing, for a reason.
+    fn take_back(&mut self, reason: &str) {
+        let modules = std::mem::take(&mut self.modules).into_keys();
+        self.unmatched.extend(modules.map(|name| Problem { name, reason: reason.to_owned() }));
+    }
+}
+
+/// Whether these are the tensors of an adapter without names, as cloneofsimo/lora writes a list.
+pub(crate) fn is_list(tensors: &BTreeMap<String, TensorInfo>) -> bool {
+    numbered::of_list(tensors).is_some()
 }
 
 /// Every algorithm's suffixes, the longest first: `lora.down.weight` before `down.weight`.
@@ -706,14 +739,6 @@ fn single_infix(file: &TensorFile) -> Result<Option<String>> {
         });
     }
     Ok(names.into_iter().next().map(str::to_owned))
-}
-
-fn why_unmatched(spelling: &str) -> String {
-    NOT_MODULES
-        .iter()
-        .find(|(start, _)| spelling.starts_with(start))
-        .map_or("the base model has no module of this name", |(_, reason)| reason)
-        .to_owned()
 }
 
 /// The file's SHA-256, or the hash of all files' hashes in the order in which they were added.

@@ -31,6 +31,7 @@ use crate::{
     checkpoint::Tensors,
     model::layers::Layers,
     ops::{Role, Weights},
+    text::embedding::Embedding,
 };
 
 /// Modules that are made between two looks at the watch.
@@ -88,6 +89,17 @@ impl Stack {
         };
         let shares = self.coats.iter().map(shares);
         shares.filter(|shares| shares.iter().any(|share| share.2 != 0)).collect()
+    }
+
+    /// The embeddings in adapters that weigh anything anywhere.
+    pub(crate) fn embeddings(&self) -> impl Iterator<Item = &Embedding> {
+        let weighs = |adapter: &AdapterUse| {
+            let AdapterUse { unet_weight, text_encoder_weight, text_encoder_2_weight, .. } =
+                adapter;
+            [unet_weight, text_encoder_weight, text_encoder_2_weight].iter().any(|w| **w != 0.0)
+        };
+        let coats = self.coats.iter().filter(move |coat| coat.uses.iter().any(weighs));
+        coats.flat_map(|coat| coat.fitted.adapter.embeddings())
     }
 
     fn share(&self, coat: &Coat, block: Block) -> Share {
@@ -238,17 +250,9 @@ fn patched(
     let unpatched = bias.clone();
     let module_base = Base::new(&base.shape, unpatched.as_deref(), &read);
     for (coat, m) in stack.acting(module) {
-        let before = delta.pairs.len();
-        coat.fitted.adapter.outline().add_delta(
-            &coat.fitted.fit,
-            module,
-            &module_base,
-            m,
-            &mut delta,
-        )?;
-        if let Some(limit) = coat.rank_limit {
-            delta.pairs[before..].iter_mut().for_each(|pair| pair.truncate(limit));
-        }
+        let outline = coat.fitted.adapter.outline();
+        let weight = (m, coat.rank_limit);
+        outline.add_limited(&coat.fitted.fit, module, &module_base, weight, &mut delta)?;
     }
     match (&mut bias, &delta.bias) {
         (Some(bias), Some(change)) => add(bias, change),
@@ -286,7 +290,8 @@ impl Adapters {
             return Ok(fitted.clone());
         }
         let adapter = Adapter::open(path)?;
-        let fit = adapter.outline().fit(modules);
+        let mut fit = adapter.outline().fit(modules);
+        fit.unmatched.extend_from_slice(adapter.problems());
         let fitted = Arc::new(Fitted { adapter, fit });
         self.opened.insert(path.to_owned(), fitted.clone());
         Ok(fitted)

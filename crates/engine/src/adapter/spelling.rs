@@ -138,6 +138,13 @@ impl Spellings {
         Spellings(spellings)
     }
 
+    /// Adds names that stand for a module in one file only.
+    pub(super) fn add(&mut self, names: Vec<(String, String)>) {
+        for (name, module) in names {
+            self.0.insert(name, vec![Spelled { module, rank: SPELLINGS.len() }]);
+        }
+    }
+
     /// What a name in a file stands for. Where modules of two networks share it, as the text encoders do
     /// in PEFT's naming, `component` decides, else the row further up.
     pub(super) fn get(&self, spelling: &str, component: Option<&str>) -> Option<&Spelled> {

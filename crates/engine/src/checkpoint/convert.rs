@@ -1,26 +1,31 @@
 //! A model file written anew: PyTorch files as safetensors, in another precision, folders as single files,
 //! single files as folders.
 //!
+//! A stack of adapters may be written into the model on the way.
+//!
 //! A [`Conversion`] is planned from headers alone, and then knows how many bytes it will write. The data is
 //! read, converted and written in pieces, so that a model of any size takes a few megabytes of memory. What
 //! it is written to is the caller's business.
 //!
 //! **Invariant:** without a precision every tensor keeps its bits.
 
+mod blend;
 mod configs;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Write},
     path::Path,
+    sync::Arc,
 };
 
 use fs_err as fs;
 use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 
+use self::blend::Blend;
 use crate::{
-    Error, Result,
+    AdapterUse, Error, Result,
     architecture::TextEncoder,
     checkpoint::{
         Checkpoint, SIZE_WIDTH, Tensors, TextEncoderConfig, VaeConfig, default_clip_heads,
@@ -39,6 +44,9 @@ const VOCABULARY: usize = 49_408;
 
 /// What is noted of a file's hash is no longer true of the new one.
 const HASHES: &[&str] = &["sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"];
+
+/// Under this the metadata says which adapters were written into a model.
+const BLEND: &str = "impasto.blend";
 
 /// How a tensor is stored, as far as one can choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +76,7 @@ pub struct Conversion {
     tensors: Vec<NewTensor>,
     header: Vec<u8>,
     size: u64,
+    blend: Option<Arc<Blend>>,
 }
 
 /// A tensor of the new file.
@@ -111,18 +120,32 @@ impl Conversion {
     /// # Errors
     /// Those of opening it; [`Error::WrongKind`] for what the new file could not hold.
     pub fn plan(path: &Path, precision: Option<Stored>) -> Result<Conversion> {
-        let (files, tensors, metadata) = match fs::metadata(path)?.is_dir() {
+        Conversion::plan_blend(path, &[], precision)
+    }
+
+    /// The same of a base model, with a stack of adapters written into it.
+    ///
+    /// # Errors
+    /// Also those of adapters that do not fit, or that a file cannot hold: weights over steps.
+    pub fn plan_blend(
+        path: &Path,
+        stack: &[AdapterUse],
+        precision: Option<Stored>,
+    ) -> Result<Conversion> {
+        let (files, tensors, mut metadata) = match fs::metadata(path)?.is_dir() {
             true => of_folder(path)?,
             false => of_file(path)?,
         };
-        Conversion::new(files, tensors, metadata, precision)
+        let blend = Blend::of(path, stack)?;
+        metadata.extend(blend.as_ref().map(|blend| (BLEND.to_owned(), blend.describe())));
+        Conversion::new(files, tensors, metadata, (precision, blend))
     }
 
     fn new(
         files: Vec<TensorFile>,
         mut tensors: Vec<NewTensor>,
         metadata: BTreeMap<String, String>,
-        precision: Option<Stored>,
+        (precision, blend): (Option<Stored>, Option<Arc<Blend>>),
     ) -> Result<Conversion> {
         for tensor in tensors.iter_mut().filter(|tensor| tensor.dtype.is_float()) {
             tensor.dtype = precision.map_or(tensor.dtype, Stored::dtype);
@@ -145,7 +168,7 @@ impl Conversion {
         json.resize(json.len().next_multiple_of(8), b' ');
         let header = [&(json.len() as u64).to_le_bytes()[..], &json].concat();
         let size = header.len() as u64 + end;
-        Ok(Conversion { files, tensors, header, size })
+        Ok(Conversion { files, tensors, header, size, blend })
     }
 
     /// Bytes of the new file.
@@ -179,11 +202,22 @@ impl Conversion {
         let file = &self.files[piece.file];
         let info = &file.tensors()[&piece.name];
         let reader = file.reader(&piece.name).map_err(io::Error::other)?;
-        if let Some(columns) = piece.columns {
+        let change = match &self.blend {
+            Some(blend) => blend.change(piece.file, &piece.name).map_err(io::Error::other)?,
+            None => None,
+        };
+        if piece.columns.is_some() || change.is_some() {
             let mut values = vec![0.0; piece.count];
             reader.read(piece.first, &mut values).map_err(io::Error::other)?;
-            let turned = (0..columns).flat_map(|column| values[column..].iter().step_by(columns));
-            let values: Vec<f32> = turned.copied().collect();
+            for (value, change) in
+                values.iter_mut().zip(change.iter().flat_map(|c| &c[piece.first..]))
+            {
+                *value += change;
+            }
+            if let Some(columns) = piece.columns {
+                let turned = (0..columns).flat_map(|at| values[at..].iter().step_by(columns));
+                values = turned.copied().collect();
+            }
             // A float widened to 32 bits is narrowed to the same bits.
             return to.write_all(&narrow_in(file, piece, &values, tensor.dtype)?);
         }
@@ -259,20 +293,28 @@ pub enum NewFile {
 }
 
 impl NewFolder {
-    /// Plans the folder of a base model in a single file.
+    /// Plans the folder of a base model in a single file, or one that is a folder again.
     ///
     /// # Errors
     /// Those of opening it; [`Error::WrongKind`] for families that have no such folder here.
     pub fn plan(path: &Path, precision: Option<Stored>) -> Result<NewFolder> {
+        NewFolder::plan_blend(path, &[], precision)
+    }
+
+    /// The same, with a stack of adapters written into it.
+    ///
+    /// # Errors
+    /// Also those of adapters that do not fit, or that a file cannot hold: weights over steps.
+    pub fn plan_blend(
+        path: &Path,
+        stack: &[AdapterUse],
+        precision: Option<Stored>,
+    ) -> Result<NewFolder> {
         if fs::metadata(path)?.is_dir() {
-            return Err(Error::WrongKind {
-                path: path.to_owned(),
-                wanted: "a single file to be written as a folder",
-                found: "a folder".into(),
-                advice: "Let the new file's name end in `.safetensors`".into(),
-            });
+            return NewFolder::of_folder(path, stack, precision);
         }
         let checkpoint = Checkpoint::open(path)?;
+        let blend = Blend::of(path, stack)?;
         let mut files = configs::of(path, &checkpoint)?;
         let encoders = checkpoint.text_encoders.iter();
         let networks = [Component::UNet, Component::Vae].map(|component| (component, usize::MAX));
@@ -300,15 +342,41 @@ impl NewFolder {
                     pieces: vec![piece],
                 });
             }
-            let metadata = [("format".to_owned(), "pt".to_owned())].into();
+            let mut metadata: BTreeMap<_, _> = [("format".to_owned(), "pt".to_owned())].into();
+            metadata.extend(blend.as_ref().map(|blend| (BLEND.to_owned(), blend.describe())));
             let file = vec![TensorFile::open(path)?];
-            let conversion = Conversion::new(file, tensors, metadata, precision)?;
+            let conversion = Conversion::new(file, tensors, metadata, (precision, blend.clone()))?;
             let name = match component {
                 Component::UNet | Component::Vae => "diffusion_pytorch_model",
                 Component::TextEncoder | Component::TextEncoder2 => "model",
             };
             let name = format!("{}/{name}.safetensors", component.folder());
             files.push((name, NewFile::Tensors(conversion)));
+        }
+        Ok(NewFolder { files })
+    }
+
+    /// The same folder again: its files with all their names, and what describes them.
+    fn of_folder(
+        path: &Path,
+        stack: &[AdapterUse],
+        precision: Option<Stored>,
+    ) -> Result<NewFolder> {
+        let checkpoint = Checkpoint::open(path)?;
+        let blend = Blend::of(path, stack)?;
+        let mut files = configs::of_folder(path, &checkpoint)?;
+        let paths: Vec<_> =
+            checkpoint.tensors.files.iter().map(|file| file.path().to_owned()).collect();
+        for (index, file) in paths.iter().enumerate() {
+            let (_, mut tensors, mut metadata) = of_file(file)?;
+            tensors.iter_mut().flat_map(|tensor| &mut tensor.pieces).for_each(|p| p.file = index);
+            metadata.extend(blend.as_ref().map(|blend| (BLEND.to_owned(), blend.describe())));
+            let opened = paths.iter().map(|path| TensorFile::open(path)).collect::<Result<_>>()?;
+            let conversion =
+                Conversion::new(opened, tensors, metadata, (precision, blend.clone()))?;
+            let inside = file.strip_prefix(path).unwrap_or(file).with_extension("safetensors");
+            let inside = inside.to_string_lossy().replace('\\', "/");
+            files.push((inside, NewFile::Tensors(conversion)));
         }
         Ok(NewFolder { files })
     }

@@ -9,6 +9,9 @@
 //! | one tensor, called as the word | diffusers (`learned_embeds`) |
 //! | a list of such dictionaries; `emb` and `emb2` | others |
 //!
+//! An adapter's file may hold some as well, under `bundle_emb.NAME.`, or as vectors that its metadata calls
+//! `<embed>` (cloneofsimo/lora): see [`bundled`].
+//!
 //! Where no name says which text encoder the vectors are for, their width does.
 
 use std::{collections::BTreeMap, path::Path};
@@ -41,6 +44,15 @@ const IGNORED: &[&str] =
     &["string_to_token.", "optimizer", "emp_params_out", "clip_l_out", "clip_g_out"];
 /// The tensors of A1111's form are called by the word that they were trained with, behind this.
 const A1111: &str = "string_to_param.";
+
+const ADVICE: &str =
+    "Embeddings hold vectors of 768 (SD 1.x), 1024 (SD 2.x), or 768 and 1280 numbers (SDXL)";
+
+/// How the names of an adapter's tensors begin that belong to an embedding, with its name behind it.
+const BUNDLE: &str = "bundle_emb.";
+
+/// What the metadata of an adapter says of a tensor that is an embedding.
+const EMBED: &str = "<embed>";
 
 /// A textual-inversion embedding.
 #[derive(Debug, Clone, PartialEq)]
@@ -150,23 +162,14 @@ impl Embedding {
         rows.filter(|rows| rows.iter().all(|row| row.len() == width))
     }
 
-    /// Reads an embedding, as safetensors or PyTorch file.
-    ///
-    /// # Errors
-    /// [`Error::WrongKind`] says what the file is instead, [`Error::NotFinite`] that a number is none;
-    /// otherwise those of [`TensorFile::open`].
-    pub fn open(path: &Path) -> Result<Embedding> {
-        let file = TensorFile::open(path)?;
+    /// Makes one of its tensors.
+    fn of_parts(file: &TensorFile, parts: &[Part<'_>], name: String) -> Result<Embedding> {
         let wrong = |found: String| Error::WrongKind {
-            path: path.to_owned(),
+            path: file.path().to_owned(),
             wanted: "an embedding",
             found,
-            advice:
-                "Embeddings hold vectors of 768 (SD 1.x), 1024 (SD 2.x), or 768 and 1280 numbers \
-                     (SDXL)"
-                    .into(),
+            advice: ADVICE.into(),
         };
-        let parts = parts(file.tensors()).ok_or_else(|| wrong(other(&file)))?;
         let mut tokens: Vec<&str> = parts.iter().filter_map(|part| part.token).collect();
         tokens.sort_unstable();
         tokens.dedup();
@@ -174,14 +177,13 @@ impl Embedding {
             let tokens: Vec<_> = tokens.iter().map(|token| format!("`{token}`")).collect();
             return Err(wrong(format!("several embeddings in one file ({})", tokens.join(", "))));
         }
-        let first = vectors(&file, &parts, Place::First).map_err(|problem| match problem {
-            Problem::Shape(found) => wrong(found),
-            Problem::Read(error) => error,
-        })?;
-        let second = vectors(&file, &parts, Place::Second).map_err(|problem| match problem {
-            Problem::Shape(found) => wrong(found),
-            Problem::Read(error) => error,
-        })?;
+        let of = |place| {
+            vectors(file, parts, place).map_err(|problem| match problem {
+                Problem::Shape(found) => wrong(found),
+                Problem::Read(error) => error,
+            })
+        };
+        let (first, second) = (of(Place::First)?, of(Place::Second)?);
         if let (Some(first), Some(second)) = (&first, &second)
             && first.len() != second.len()
         {
@@ -191,9 +193,25 @@ impl Embedding {
                 second.len()
             )));
         }
-        let name = path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into());
         let tokens = tokens.into_iter().map(str::to_owned).collect();
         Ok(Embedding { name, tokens, first, second })
+    }
+
+    /// Reads an embedding, as safetensors or PyTorch file.
+    ///
+    /// # Errors
+    /// [`Error::WrongKind`] says what the file is instead, [`Error::NotFinite`] that a number is none;
+    /// otherwise those of [`TensorFile::open`].
+    pub fn open(path: &Path) -> Result<Embedding> {
+        let file = TensorFile::open(path)?;
+        let parts = parts(file.tensors()).ok_or_else(|| Error::WrongKind {
+            path: path.to_owned(),
+            wanted: "an embedding",
+            found: other(&file),
+            advice: ADVICE.into(),
+        })?;
+        let name = path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into());
+        Embedding::of_parts(&file, &parts, name)
     }
 
     /// How many tokens of a prompt it takes.
@@ -207,6 +225,52 @@ impl Embedding {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// The name of the embedding that a tensor of an adapter belongs to, and what the tensor is called in it.
+pub(crate) fn in_bundle<'a>(file: &'a TensorFile, tensor: &'a str) -> Option<(&'a str, &'a str)> {
+    match tensor.strip_prefix(BUNDLE) {
+        // A name may have dots in it, the rest does not but for A1111's.
+        Some(rest) => rest.split_once(&format!(".{A1111}")).map_or_else(
+            || rest.rsplit_once('.'),
+            |(name, _)| Some((name, &rest[name.len() + 1..])),
+        ),
+        None => {
+            let marked = file.metadata().get(tensor).is_some_and(|kind| kind == EMBED);
+            marked.then_some((tensor, tensor))
+        }
+    }
+}
+
+/// The embeddings that lie in an adapter's file, each by its name, in the order of these.
+pub(crate) fn bundled(file: &TensorFile) -> Vec<(String, Result<Embedding>)> {
+    let mut bundles: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
+    for tensor in file.tensors().keys() {
+        if let Some((name, inside)) = in_bundle(file, tensor)
+            && !IGNORED.contains(&inside)
+        {
+            bundles.entry(name).or_default().push((tensor, inside));
+        }
+    }
+    let read = |(name, tensors): (&str, Vec<(&str, &str)>)| {
+        let parts: Option<Vec<Part<'_>>> = tensors
+            .into_iter()
+            .map(|(tensor, inside)| {
+                Some(Part { name: tensor, ..part(inside, &file.tensors()[tensor])? })
+            })
+            .collect();
+        let embedding = match parts {
+            Some(parts) => Embedding::of_parts(file, &parts, name.to_owned()),
+            None => Err(Error::WrongKind {
+                path: file.path().to_owned(),
+                wanted: "an embedding",
+                found: format!("something else called `{name}`"),
+                advice: ADVICE.into(),
+            }),
+        };
+        (name.to_owned(), embedding)
+    };
+    bundles.into_iter().map(read).collect()
 }
 
 /// Why vectors cannot be had.

@@ -19,7 +19,7 @@ use super::{
 use crate::{Error, Prediction, Result, error::sentence, files, starter::Suggestion};
 
 /// Of [`Reading`]: what an older program read is read again.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// The weight of an adapter about which nobody said anything.
 const DEFAULT_WEIGHT: f64 = 1.0;
@@ -284,10 +284,8 @@ fn notes(file: &ModelFile) -> Vec<String> {
                 let names: Vec<_> = missing.iter().map(|algorithm| algorithm.name).collect();
                 let verb = if names.len() == 1 { "is" } else { "are" };
                 notes.insert(0, format!("{} {verb} not supported yet.", names.join(" and ")));
-            } else if known.is_empty() {
-                notes.insert(0, "Nothing in it makes up a known change.".to_owned());
             } else {
-                notes.insert(0, "Its modules are numbered instead of named.".to_owned());
+                notes.insert(0, "Nothing in it makes up a known change.".to_owned());
             }
         }
         // What is incomplete says so in its notes.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use fs_err as fs;
 use serde_json::{Value, json};
 
 use super::{NewFile, used_layers};
@@ -257,4 +258,58 @@ fn scheduler(checkpoint: &Checkpoint) -> Value {
         "steps_offset": 1,
         "timestep_spacing": if zero_terminal { "trailing" } else { "leading" },
     })
+}
+
+/// The longest text of a folder that is written again: a vocabulary has a megabyte or two.
+const MAX_TEXT: u64 = 16 << 20;
+
+/// What describes the weights of a folder, as it is there, but for the index of shards that become whole
+/// files, and for parts that are not written again.
+pub(super) fn of_folder(path: &Path, checkpoint: &Checkpoint) -> Result<Vec<(String, NewFile)>> {
+    let encoders = checkpoint.text_encoders.iter().map(|encoder| encoder.component.folder());
+    let mut folders: Vec<String> = [Component::UNet, Component::Vae]
+        .map(Component::folder)
+        .into_iter()
+        .chain(encoders)
+        .map(str::to_owned)
+        .collect();
+    folders.extend(["scheduler", "tokenizer", "tokenizer_2"].map(str::to_owned));
+    folders.push(String::new());
+    let mut files = Vec::new();
+    for folder in folders {
+        let Ok(entries) = fs::read_dir(path.join(&folder)) else { continue };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let describes = [".json", ".txt"].iter().any(|ending| name.ends_with(ending));
+            let status = fs::metadata(entry.path())?;
+            if !describes || !status.is_file() || status.len() > MAX_TEXT {
+                continue;
+            }
+            let mut text = fs::read_to_string(entry.path())?;
+            if name == "model_index.json" {
+                text = without_absent(&text);
+            }
+            // PyTorch files become safetensors.
+            if name.ends_with(".bin.index.json") {
+                text = text.replace(".bin\"", ".safetensors\"");
+            }
+            let name = name.replace(".bin.index.json", ".safetensors.index.json");
+            let inside = if folder.is_empty() { name } else { format!("{folder}/{name}") };
+            files.push((inside, NewFile::Text(text)));
+        }
+    }
+    files.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(files)
+}
+
+/// A pipeline's index without the parts that only check pictures.
+fn without_absent(text: &str) -> String {
+    let Ok(Value::Object(mut index)) = serde_json::from_str(text) else { return text.to_owned() };
+    for part in ["safety_checker", "feature_extractor", "image_encoder"] {
+        if let Some(entry) = index.get_mut(part) {
+            *entry = json!([null, null]);
+        }
+    }
+    serde_json::to_string_pretty(&index).unwrap_or_else(|_| text.to_owned())
 }
