@@ -91,3 +91,10 @@ export function partOf(index: number): Part {
 	if (index === MIDDLE) return 'middle';
 	return index < MIDDLE ? 'in' : 'out';
 }
+
+/** Blocks that lie together, part after part. */
+export function inParts<T>(blocks: readonly T[], part: (block: T) => string): [string, T[]][] {
+	const parts = new Map<string, T[]>();
+	for (const block of blocks) parts.set(part(block), [...(parts.get(part(block)) ?? []), block]);
+	return [...parts];
+}
