@@ -142,7 +142,8 @@ export class Studio {
 		};
 		this.acceleration.onleave = (before, run) =>
 			this.toasts.show({
-				message: `Your numbers from before: ${fewNumbers(before, this.catalog)}.`,
+				message: 'Your numbers from before are kept.',
+				hint: fewNumbers(before, this.catalog),
 				action: { label: 'Take them back', run }
 			});
 		this.view.onchange = this.easel.onchange = () => this.#session.touch();
