@@ -19,7 +19,7 @@ import type {
 	Settings,
 	Snapshot
 } from '../src/lib/ipc/types';
-import { cards as makeCards, DEFAULTS } from './models';
+import { cards as makeCards, coverageOf, DEFAULTS } from './models';
 import { answerPixels, chances } from './pictures';
 
 type Args = Record<string, never>;
@@ -352,7 +352,8 @@ const commands: Record<string, Command> = {
 		schedules: [
 			['uniform', 'Uniform'],
 			['karras', 'Karras'],
-			['exponential', 'Exponential']
+			['exponential', 'Exponential'],
+			['sgm_uniform', 'SGM uniform']
 		].map(([id, name]) => ({ id, name })),
 		devices: [{ id: 'cpu', name: 'CPU', memory_bytes: 25_000_000_000, unusable: null }],
 		max_side: 2048,
@@ -464,9 +465,10 @@ const commands: Record<string, Command> = {
 		offers: [...offers],
 		scanning: false
 	}),
-	fits: ({ adapters }: { adapters: number[] }) =>
+	fits: ({ checkpoint, adapters }: { checkpoint: number; adapters: number[] }) =>
 		adapters.map((adapter) => {
 			const card = cardOf(adapter);
+			const ground = cardOf(checkpoint);
 			const total = card?.modules ?? 0;
 			const short = card?.name === 'watercolor' ? 2 : 0;
 			return {
@@ -477,7 +479,8 @@ const commands: Record<string, Command> = {
 					name: `unet.down_blocks.${at}.attentions.0.proj_in`,
 					reason: 'The ground has no module of this shape.'
 				})),
-				refusal: card?.family === 'SDXL' ? 'Made for SDXL.' : null
+				coverage: card ? coverageOf(card, ground) : [],
+				refusal: card?.family === ground?.family ? null : `Made for ${card?.family}.`
 			};
 		}),
 	set_model_note: ({ card: id, note }: { card: number; note: ModelNote }) => {

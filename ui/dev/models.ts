@@ -1,5 +1,5 @@
 // The library of the double: the starter and its styles, some others, and as many more as one asks for.
-import type { GenerationParams, ModelCard } from '../src/lib/ipc/types';
+import type { BlockCoverage, GenerationParams, ModelCard } from '../src/lib/ipc/types';
 
 export const DEFAULTS: GenerationParams = {
 	version: 1,
@@ -135,9 +135,8 @@ export function cards(more: number): ModelCard[] {
 			name: 'sdxl-base',
 			title: 'SDXL base',
 			family: 'SDXL',
-			usable: false,
-			notes: ['SDXL cannot be painted with yet. It is kept for later.'],
-			bytes: 6_900_000_000
+			bytes: 6_900_000_000,
+			defaults: { ...DEFAULTS, model: { name: 'sdxl-base' }, width: 1024, height: 1024 }
 		}),
 		card({
 			kind: 'vae',
@@ -152,6 +151,19 @@ export function cards(more: number): ModelCard[] {
 			title: 'easynegative',
 			usable: false,
 			notes: ['An embedding of words. These cannot be used yet.']
+		}),
+		style('lcm-lora', 'LCM LoRA', [], {
+			pigment: 9,
+			default_weight: 1,
+			algorithm: 'LoRA',
+			summary: 'LoRA · rank 64',
+			acceleration: {
+				name: 'LCM',
+				steps: 6,
+				guidance_scale: 1.5,
+				sampler: 'lcm',
+				schedule: 'sgm_uniform'
+			}
 		})
 	];
 	const algorithms = ['LoRA', 'LoCon', 'LoHa'];
@@ -163,4 +175,44 @@ export function cards(more: number): ModelCard[] {
 		})
 	);
 	return [...known, ...extra];
+}
+
+/** Modules of each block, text encoders and what is in no block aside: resnets, attention, sampling. */
+const SHAPES: Record<string, { in: number[]; middle: number; out: number[] }> = {
+	'SD 1.x': {
+		in: [1, 14, 14, 1, 14, 14, 1, 14, 14, 1, 4, 4],
+		middle: 20,
+		out: [4, 4, 5, 15, 15, 16, 15, 15, 16, 15, 15, 15]
+	},
+	SDXL: {
+		in: [1, 4, 4, 1, 28, 28, 1, 124, 124],
+		middle: 140,
+		out: [125, 125, 126, 29, 29, 30, 4, 4, 4]
+	}
+};
+
+/** A LoRA changes attention alone, other adapters all; the watercolour was trained without its deepest blocks. */
+export function coverageOf(adapter: ModelCard, ground: ModelCard | undefined): BlockCoverage[] {
+	const shape = SHAPES[ground?.family ?? ''];
+	if (!shape) return [];
+	const numbered = (name: string, first: number) => (of: number, at: number) => ({
+		block: `${name}${String(at).padStart(2, '0')}`,
+		index: first + at,
+		of
+	});
+	const blocks = [
+		{ block: 'TE', index: 0, of: 72 },
+		...shape.in.map(numbered('IN', 1)),
+		{ block: 'MID', index: 13, of: shape.middle },
+		...shape.out.map(numbered('OUT', 14)),
+		{ block: 'other', index: 26, of: 6 },
+		...(ground?.family === 'SDXL' ? [{ block: 'TE2', index: 27, of: 192 }] : [])
+	];
+	return blocks.map((block) => {
+		const { index, of } = block;
+		const whole = adapter.algorithm !== 'LoRA' && index !== 26;
+		const left = adapter.name === 'watercolor' && index > 9 && index < 16;
+		const attention = index === 0 || index === 27 ? of : of >= 14 ? of - 4 : 0;
+		return { ...block, changed: left ? 0 : whole ? of : index === 26 ? 0 : attention };
+	});
 }

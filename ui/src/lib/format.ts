@@ -1,5 +1,5 @@
 /** Numbers as people read them. */
-import type { Choice, SizeParams } from '$lib/ipc/types';
+import type { Catalog, Choice, SizeParams, Suggestion } from '$lib/ipc/types';
 
 const UNITS = ['bytes', 'kB', 'MB', 'GB', 'TB'];
 
@@ -43,3 +43,17 @@ export function sizesOf({ original, crop, target }: SizeParams): string {
 /** What a person calls a sampler or schedule. */
 export const nameOf = (choices: readonly Choice[], id: string) =>
 	choices.find((choice) => choice.id === id)?.name ?? id;
+
+/** "4 steps, guidance 1, LCM, SGM uniform": the numbers that a distilled model cares for. */
+export function fewNumbers(
+	{ steps, guidance_scale, sampler, schedule }: Omit<Suggestion, 'name'>,
+	{ samplers, schedules }: Catalog
+): string {
+	const count = `${steps} ${steps === 1 ? 'step' : 'steps'}`;
+	return [
+		count,
+		`guidance ${guidance_scale}`,
+		nameOf(samplers, sampler),
+		nameOf(schedules, schedule)
+	].join(', ');
+}

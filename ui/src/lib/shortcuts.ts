@@ -54,6 +54,15 @@ export const SHORTCUTS: Group[] = [
 		]
 	},
 	{
+		group: 'Curves and blocks',
+		items: [
+			{ keys: 'Arrows', does: 'Move a point; change a block, or go to the next' },
+			{ keys: 'Shift+Arrows', does: 'Move a point further; change a block by 0.01' },
+			{ keys: 'Insert', does: 'Another point, halfway to the next' },
+			{ keys: 'Delete', does: 'Take the point off' }
+		]
+	},
+	{
 		group: 'Words',
 		items: [
 			{ keys: 'Ctrl+Up', does: 'More emphasis on the word or the selection' },

@@ -1,4 +1,5 @@
 /** Words in a prompt: where trigger words are, what a chip put in, emphasis, and tags of adapters. */
+import { numberOf, readBlocks } from '$lib/blocks';
 
 /** What a chip put into the prompt, exactly: only that does it take out again. */
 export interface Put {
@@ -47,34 +48,119 @@ export interface Tag {
 	name: string;
 	weight: number;
 	textEncoderWeight: number;
+	/** Of SDXL's second text encoder, where that is not the same. */
+	textEncoder2Weight?: number;
+	/** All 26 factors. */
+	blocks?: number[];
+	/** The first step in which it acts, from 1. */
+	start?: number;
+	/** The last step in which it acts. */
+	stop?: number;
+	rankLimit?: number;
 }
 
-const TAG = /<(?:lora|lyco):([^:<>]+)(?::(-?[\d.]+))?(?::(-?[\d.]+))?>/gi;
+const TAG = /<(?:lora|lyco):([^>]+)>/gi;
 
-/** Splits off the tags for which `known` has an adapter; others stay where they are. */
+/**
+ * Splits off the tags for which `known` has an adapter; others stay where they are. `odd`: what stands
+ * in a tag and has no effect.
+ */
 export function splitTags(
 	text: string,
 	known: (name: string) => boolean
-): { text: string; tags: Tag[] } {
+): { text: string; tags: Tag[]; odd: string[] } {
 	const tags: Tag[] = [];
-	const rest = text.replace(TAG, (whole, name: string, first?: string, second?: string) => {
-		if (!known(name)) return whole;
-		const one = Number(first ?? 1);
-		// With two numbers, other programs mean the text encoder first.
-		const [textEncoderWeight, weight] = second === undefined ? [one, one] : [one, Number(second)];
-		if (!Number.isFinite(weight) || !Number.isFinite(textEncoderWeight)) return whole;
-		tags.push({ name, weight, textEncoderWeight });
+	const odd: string[] = [];
+	const rest = text.replace(TAG, (whole, list: string) => {
+		const found = readTag(list.split(':'));
+		if (!found || !known(found.tag.name)) return whole;
+		tags.push(found.tag);
+		odd.push(...found.odd);
 		return '';
 	});
-	if (tags.length === 0) return { text, tags };
+	if (tags.length === 0) return { text, tags, odd };
 	return {
 		text: rest
 			.replace(/(\s*,){2,}/g, ',')
 			.replace(/\s{2,}/g, ' ')
 			.replace(/^[\s,]+/, ''),
-		tags
+		tags,
+		odd
 	};
 }
+
+/** What stands between the colons; `null`: no name, or a weight that is no number. */
+function readTag(list: string[]): { tag: Tag; odd: string[] } | null {
+	const named: NamedArguments = {};
+	const odd: string[] = [];
+	const inOrder = list.filter((argument) => {
+		const [key, value, ...more] = argument.split('=');
+		if (value === undefined || more.length > 0) return true;
+		if (!takeNamed(named, key ?? '', value)) odd.push(argument.trim());
+		return false;
+	});
+	const name = inOrder.shift();
+	if (!name) return null;
+	// With two numbers, other programs mean the text encoder first.
+	const first = named.te ?? inOrder.shift();
+	let second = inOrder.shift();
+	if (second !== undefined && numberOf(second) === null) {
+		const read = readBlocks(second);
+		if ('problem' in read) odd.push(second.trim());
+		else named.blocks ??= read.blocks;
+		second = undefined;
+	}
+	const textEncoderWeight = first === undefined ? 1 : numberOf(first);
+	const unet = named.unet ?? second;
+	const weight = unet === undefined ? textEncoderWeight : numberOf(unet);
+	const textEncoder2Weight = named.te2 === undefined ? undefined : numberOf(named.te2);
+	if (weight === null || textEncoderWeight === null || textEncoder2Weight === null) return null;
+	const { blocks, start, stop } = named;
+	const rankLimit = named.rankLimit ?? (wholeOf(inOrder.shift() ?? '') || undefined);
+	const more = { textEncoder2Weight, blocks, start, stop, rankLimit };
+	const said = Object.entries(more).filter(([, value]) => value !== undefined);
+	return { tag: { name, weight, textEncoderWeight, ...Object.fromEntries(said) }, odd };
+}
+
+type NamedArguments = Pick<Tag, 'blocks' | 'start' | 'stop' | 'rankLimit'> &
+	Partial<Record<'te' | 'te2' | 'unet', string>>;
+
+/** Takes an argument that has a name; whether it is understood. */
+function takeNamed(named: NamedArguments, key: string, value: string): boolean {
+	switch (key) {
+		case 'te':
+		case 'te1':
+			named.te = value;
+			return true;
+		case 'te2':
+		case 'unet':
+			named[key] = value;
+			return true;
+		case 'lbw':
+		case 'w': {
+			const read = readBlocks(value);
+			if ('problem' in read) return false;
+			named.blocks = read.blocks;
+			return true;
+		}
+		case 'start':
+		case 'stop':
+			return (named[key] = wholeOf(value)) !== undefined;
+		case 'step': {
+			const [from, to] = value.split(/-(.*)/s).map(wholeOf);
+			if (from === undefined || to === undefined) return false;
+			Object.assign(named, { start: from, stop: to });
+			return true;
+		}
+		case 'dyn':
+			// A limit of 0 would leave nothing.
+			return (named.rankLimit = wholeOf(value) || undefined) !== undefined;
+		default:
+			return false;
+	}
+}
+
+const wholeOf = (text: string) => (/^\s*\+?\d+\s*$/.test(text) ? Number(text) : undefined);
 
 /**
  * Emphasis as other programs write it, `(words:1.1)`: changes it by a step around the selection, or

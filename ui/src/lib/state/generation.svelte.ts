@@ -3,11 +3,14 @@
  * reaches Rust until the studio asks for `params`. Each verb is one entry of Undo, or a part of the
  * gesture under way.
  */
+import { between } from '$lib/curve';
 import type {
+	AdapterParams,
 	FileRef,
 	GenerationParams,
 	InitFit,
 	InputPicture,
+	KeyframeParams,
 	ModelCard,
 	NoiseParams,
 	Precision,
@@ -19,14 +22,17 @@ import type {
 import { occurrences, putIn, takeOut, type Put, type Tag } from '$lib/words';
 import { History } from './history.svelte';
 
+/** What an adapter does beyond its two weights. */
+type Detail = Pick<AdapterParams, 'text_encoder_2_weight' | 'blocks' | 'over_steps' | 'rank_limit'>;
+
 /** An adapter on the stack. */
-export interface Layer extends FileRef {
+export interface Layer extends FileRef, Detail {
 	/** Tells layers apart in the window; means nothing elsewhere. */
 	key: number;
 	unet_weight: number;
 	text_encoder_weight: number;
 	enabled: boolean;
-	/** Whether its card shows a weight for each network. */
+	/** Whether its card shows all that can be set. */
 	open: boolean;
 }
 
@@ -81,6 +87,9 @@ export interface Document {
 
 /** What is saved under a name: the stack with its weights and words. */
 export type SavedStack = Pick<Document, 'ground' | 'layers' | 'prompt' | 'negative_prompt' | 'put'>;
+
+/** Whose weight is set; `both`: everything's. */
+export type Weighed = 'both' | 'unet' | 'text_encoder' | 'text_encoder_1';
 
 export type Restored = 'all' | 'words' | 'seed' | 'stack';
 
@@ -200,6 +209,7 @@ export class Generation {
 			if (known && weights) {
 				known.unet_weight = weights.weight;
 				known.text_encoder_weight = weights.textEncoderWeight;
+				Object.assign(known, this.#detail(weights));
 			} else if (known) {
 				known.enabled = true;
 			} else {
@@ -231,11 +241,43 @@ export class Generation {
 		});
 	}
 
-	setWeight(key: number, which: 'both' | 'unet' | 'text_encoder', weight: number) {
+	/** Of SDXL's two text encoders, the second keeps its weight where only the first is meant. */
+	setWeight(key: number, which: Weighed, weight: number) {
 		this.#onLayer(`weight ${key} ${which}`, key, (layer) => {
-			if (which !== 'text_encoder') layer.unet_weight = weight;
+			if (which === 'both') delete layer.text_encoder_2_weight;
+			if (which === 'text_encoder_1') layer.text_encoder_2_weight ??= layer.text_encoder_weight;
+			if (which === 'both' || which === 'unet') layer.unet_weight = weight;
 			if (which !== 'unet') layer.text_encoder_weight = weight;
+			joinTextEncoders(layer);
 		});
+	}
+
+	setTextEncoder2Weight(key: number, weight: number) {
+		this.#onLayer(`weight ${key} text_encoder_2`, key, (layer) => {
+			layer.text_encoder_2_weight = weight;
+			joinTextEncoders(layer);
+		});
+	}
+
+	/** All 26 factors; 1 everywhere is what a layer begins with. */
+	setBlocks(key: number, blocks: readonly number[] | null) {
+		this.#onLayer(`blocks ${key}`, key, (layer) => {
+			if (blocks?.some((factor) => factor !== 1)) layer.blocks = [...blocks];
+			else delete layer.blocks;
+		});
+	}
+
+	/** What the UNet's weight is multiplied by, step by step; no keyframes: 1 throughout. */
+	setOverSteps(key: number, keyframes: readonly KeyframeParams[]) {
+		this.#onLayer(`over steps ${key}`, key, (layer) => {
+			if (keyframes.length > 0) layer.over_steps = [...keyframes];
+			else delete layer.over_steps;
+		});
+	}
+
+	/** A tag or a recipe may have used fewer. */
+	useAllRanks(key: number) {
+		this.#onLayer(`ranks ${key}`, key, (layer) => delete layer.rank_limit);
 	}
 
 	setEnabled(key: number, enabled: boolean) {
@@ -246,13 +288,10 @@ export class Generation {
 		this.#change('solo', (document) => (document.solo = key));
 	}
 
-	/** One weight for each network, or one for both: then the UNet's holds. */
+	/** Unfolds its card: what is set there holds either way. */
 	setOpen(key: number, open: boolean) {
 		const layer = this.#document.layers.find((one) => one.key === key);
 		if (!layer) return;
-		if (!open && layer.text_encoder_weight !== layer.unet_weight) {
-			this.setWeight(key, 'text_encoder', layer.unet_weight);
-		}
 		layer.open = open;
 		this.onchange?.();
 	}
@@ -411,15 +450,26 @@ export class Generation {
 	}
 
 	#laid(card: ModelCard, weights?: Omit<Tag, 'name'>): Layer {
-		const unet_weight = weights?.weight ?? card.default_weight;
-		const text_encoder_weight = weights?.textEncoderWeight ?? card.default_weight;
-		return {
+		const layer = {
 			...reference(card),
 			key: nextKey(),
-			unet_weight,
-			text_encoder_weight,
-			enabled: true,
-			open: unet_weight !== text_encoder_weight
+			unet_weight: weights?.weight ?? card.default_weight,
+			text_encoder_weight: weights?.textEncoderWeight ?? card.default_weight,
+			...(weights && this.#detail(weights)),
+			enabled: true
+		};
+		return { ...layer, open: !weighedAlike(layer) };
+	}
+
+	/** What a tag says, and that it says nothing of the rest. */
+	#detail(tag: Omit<Tag, 'name'>): Detail {
+		const { textEncoder2Weight, blocks, start, stop, rankLimit } = tag;
+		const whole = start === undefined && stop === undefined;
+		return {
+			text_encoder_2_weight: textEncoder2Weight,
+			blocks,
+			over_steps: whole ? undefined : between(start, stop, this.numbers.steps),
+			rank_limit: rankLimit
 		};
 	}
 
@@ -444,6 +494,16 @@ export class Generation {
 let lastKey = 0;
 const nextKey = () => ++lastKey;
 
+/** What is the same for both is said once. */
+function joinTextEncoders(layer: Layer) {
+	if (layer.text_encoder_2_weight === layer.text_encoder_weight) delete layer.text_encoder_2_weight;
+}
+
+/** Whether one weight says it all: for the UNet and each text encoder the same. */
+export const weighedAlike = ({ unet_weight, ...layer }: Omit<AdapterParams, 'enabled'>) =>
+	unet_weight === layer.text_encoder_weight &&
+	unet_weight === (layer.text_encoder_2_weight ?? unet_weight);
+
 const fitSide = (pixels: number, max: number) =>
 	Math.min(Math.max(Math.round(pixels / SIDE_STEP) * SIDE_STEP, 64), max);
 
@@ -462,8 +522,7 @@ function read(params: GenerationParams, open: readonly Layer[]) {
 			...adapter,
 			key: nextKey(),
 			open:
-				adapter.unet_weight !== adapter.text_encoder_weight ||
-				open.some((layer) => layer.name === adapter.name && layer.open)
+				!weighedAlike(adapter) || open.some((layer) => layer.name === adapter.name && layer.open)
 		})),
 		solo: null,
 		prompt: params.prompt,

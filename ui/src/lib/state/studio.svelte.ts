@@ -2,7 +2,7 @@
  * The window's state as a whole: subscribes once, hands events to the classes, and joins what
  * concerns several of them.
  */
-import { dotted, nameOf } from '$lib/format';
+import { dotted, fewNumbers, nameOf } from '$lib/format';
 import { ipc, IpcError } from '$lib/ipc/client';
 import type {
 	Catalog,
@@ -17,6 +17,7 @@ import type {
 	Snapshot
 } from '$lib/ipc/types';
 import { createContext } from 'svelte';
+import { Acceleration } from './acceleration.svelte';
 import { Deletion } from './deletion.svelte';
 import { Drop } from './drop.svelte';
 import { Easel } from './easel.svelte';
@@ -56,6 +57,7 @@ export class Studio {
 	readonly dataFolder: string;
 
 	readonly generation: Generation;
+	readonly acceleration: Acceleration;
 	readonly settings: SettingsState;
 	readonly library = new Library();
 	readonly gallery = new Gallery();
@@ -107,6 +109,10 @@ export class Studio {
 		this.dataFolder = snapshot.data_folder;
 		this.settings = new SettingsState(snapshot.settings);
 		this.generation = new Generation(snapshot.defaults);
+		this.acceleration = new Acceleration(
+			this.generation,
+			(layer) => this.cardOf(layer)?.acceleration ?? null
+		);
 		this.live = new Live(
 			() => this.generation.params(),
 			(error) => this.toasts.fail(error)
@@ -130,9 +136,16 @@ export class Studio {
 			this.#failure = null;
 			this.#session.touch();
 			this.live.touch();
+			this.acceleration.follow();
 			this.#askFits();
 			this.#askTokens();
 		};
+		this.acceleration.onleave = (before, run) =>
+			this.toasts.show({
+				message: 'Your numbers from before are kept.',
+				hint: fewNumbers(before, this.catalog),
+				action: { label: 'Take them back', run }
+			});
 		this.view.onchange = this.easel.onchange = () => this.#session.touch();
 		this.gallery.onchange = this.library.shelf.onchange = () => this.#session.touch();
 		this.library.onchange = () => {
