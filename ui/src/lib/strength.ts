@@ -23,7 +23,7 @@ export interface Combined {
 	parts: number[];
 }
 
-/** Up to here a stack keeps the ground's drawing. Calibrated with pictures of many stacks. */
+/** Above it a stack starts to spoil the picture. The limit was calibrated with pictures. */
 export const COMFORTABLE = 1.5;
 
 /** Below this the layers are hardly seen. */

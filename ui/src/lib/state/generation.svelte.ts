@@ -16,6 +16,7 @@ import type {
 	Rng,
 	SizeParams
 } from '$lib/ipc/types';
+import type { Weights } from '$lib/strength';
 import { occurrences, putIn, takeOut, type Put, type Tag } from '$lib/words';
 import { History } from './history.svelte';
 
@@ -235,6 +236,13 @@ export class Generation {
 		this.#onLayer(`weight ${key} ${which}`, key, (layer) => {
 			if (which !== 'text_encoder') layer.unet_weight = weight;
 			if (which !== 'unet') layer.text_encoder_weight = weight;
+		});
+	}
+
+	/** Weights of several layers at once, by their keys. */
+	setWeights(kind: string, weights: ReadonlyMap<number, Weights>) {
+		this.#change(kind, ({ layers }) => {
+			for (const layer of layers) Object.assign(layer, weights.get(layer.key));
 		});
 	}
 

@@ -29,6 +29,7 @@ import { Queue } from './queue.svelte';
 import { Recents } from './recents.svelte';
 import { readSession, Session, type SavedSession } from './session';
 import { SettingsState } from './settings.svelte';
+import { Strengths } from './strengths.svelte';
 import { Toasts } from './toasts.svelte';
 import { Tokens } from './tokens.svelte';
 import { View } from './view.svelte';
@@ -64,6 +65,7 @@ export class Studio {
 	readonly toasts = new Toasts();
 	readonly view = new View();
 	readonly fits = new Fits();
+	readonly strengths = new Strengths();
 	readonly tokens = new Tokens();
 	readonly negativeTokens = new Tokens();
 	readonly live: Live;
@@ -375,7 +377,17 @@ export class Studio {
 		const adapters = this.generation.layers.flatMap((layer) => this.cardOf(layer)?.id ?? []);
 		void this.fits
 			.ask(this.groundCard?.id, adapters, anew)
+			.then(() => this.#askStrengths(anew))
 			.catch((error) => this.toasts.fail(error));
+	}
+
+	/** Only of what is known to fit: one file that cannot be read would spoil the answer for all. */
+	#askStrengths(anew: boolean) {
+		const fitting = this.generation.layers.flatMap((layer) => {
+			const id = this.cardOf(layer)?.id;
+			return id !== undefined && this.fits.of(id) && this.reasonOut(layer) === null ? [id] : [];
+		});
+		return this.strengths.ask(this.groundCard?.id, fitting, anew);
 	}
 
 	#askTokens() {
