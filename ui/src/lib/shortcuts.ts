@@ -24,6 +24,7 @@ export const SHORTCUTS: Group[] = [
 		group: 'Studio',
 		items: [
 			{ keys: 'A', does: 'Put an adapter on the stack' },
+			{ keys: 'B', does: 'Open or close the blend pad' },
 			{ keys: 'P', does: 'Write the prompt' },
 			{ keys: 'L', does: 'Switch Live on or off' },
 			{ keys: 'D', does: 'Draw a new seed' },
@@ -51,6 +52,13 @@ export const SHORTCUTS: Group[] = [
 			{ keys: 'Arrows', does: 'A step: 0.05 for a weight' },
 			{ keys: 'Shift+Arrows', does: 'A small step: 0.01 for a weight' },
 			{ keys: 'Double click', does: 'Back to the weight that the adapter came with' }
+		]
+	},
+	{
+		group: 'Blend pad',
+		items: [
+			{ keys: 'Arrows', does: 'Move the knob; with Shift five times as far' },
+			{ keys: 'Escape', does: 'Close it' }
 		]
 	},
 	{

@@ -17,6 +17,7 @@ import type {
 	Snapshot
 } from '$lib/ipc/types';
 import { createContext } from 'svelte';
+import { Blend } from './blend.svelte';
 import { Deletion } from './deletion.svelte';
 import { Drop } from './drop.svelte';
 import { Easel } from './easel.svelte';
@@ -70,6 +71,7 @@ export class Studio {
 	readonly negativeTokens = new Tokens();
 	readonly live: Live;
 	readonly easel: Easel;
+	readonly blend: Blend;
 	readonly drop: Drop;
 	readonly deletion: Deletion;
 
@@ -114,6 +116,7 @@ export class Studio {
 			(error) => this.toasts.fail(error)
 		);
 		this.easel = new Easel(this.queue, this.live);
+		this.blend = new Blend(this.generation);
 		this.drop = new Drop(
 			() => this.groundCard?.id ?? null,
 			(dropped) => this.#receive(dropped),
