@@ -17,7 +17,8 @@ import type {
 	Live,
 	ModelNote,
 	Settings,
-	Snapshot
+	Snapshot,
+	StackStrength
 } from '../src/lib/ipc/types';
 import { cards as makeCards, coverageOf, DEFAULTS } from './models';
 import { answerPixels, chances } from './pictures';
@@ -272,6 +273,45 @@ function wish(newest: number, moving: boolean) {
 	);
 }
 
+// ---- how much adapters change the ground
+
+const BLOCKS = 28;
+let measuring = 0;
+
+/** Changes of adapters as vectors, of four numbers for each block: a part of them is the same in all. */
+function change(id: number): number[][] {
+	const [common, own] = [chances(99), chances(id * 37)];
+	const size = 0.7 + chances(id)() * 0.6;
+	return Array.from({ length: BLOCKS }, (_, block) => {
+		const share = block === BLOCKS - 1 ? 0 : Math.sin(((block + 1) * Math.PI) / BLOCKS);
+		return Array.from({ length: 4 }, () => size * share * (0.45 * common() + own() - 0.5));
+	});
+}
+
+const dot = (a: number[] = [], b: number[] = []) =>
+	a.reduce((sum, value, at) => sum + value * (b[at] ?? 0), 0);
+
+async function strengths(adapters: number[]): Promise<StackStrength> {
+	const mine = ++measuring;
+	await new Promise((resolve) => setTimeout(resolve, 5 * STEP));
+	if (mine !== measuring) fail('Another question came.', null, 'cancelled');
+	const changes = adapters.map(change);
+	return {
+		adapters: adapters.map((adapter) => ({
+			adapter,
+			relative: 0.01 + 0.02 * chances(adapter)(),
+			without_effect: 0,
+			problem:
+				cardOf(adapter)?.name === 'twemoji'
+					? 'Three of its modules hold numbers that are none, and are left out.'
+					: null
+		})),
+		products: changes.map((one) =>
+			changes.map((other) => one.map((values, block) => dot(values, other[block])))
+		)
+	};
+}
+
 // ---- files
 
 const INK = cards.find((card) => card.name === 'ink');
@@ -483,6 +523,7 @@ const commands: Record<string, Command> = {
 				refusal: card?.family === ground?.family ? null : `Made for ${card?.family}.`
 			};
 		}),
+	strengths: ({ adapters }: { adapters: number[] }) => strengths(adapters),
 	set_model_note: ({ card: id, note }: { card: number; note: ModelNote }) => {
 		const card = cardOf(id);
 		if (!card) return;

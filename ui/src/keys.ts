@@ -56,9 +56,10 @@ function withControl(studio: Studio, key: string, shift: boolean, covered: boole
 }
 
 function plain(studio: Studio, key: string, event: KeyboardEvent): boolean {
-	const { view, easel, queue, toasts } = studio;
+	const { view, easel, blend, queue, toasts } = studio;
 	if (key === 'Escape') {
 		if (view.drawer) view.toggleDrawer(false);
+		else if (view.tab === 'studio' && blend.open) blend.toggle(false);
 		else if (easel.split) easel.endSplit();
 		else if (view.tab === 'studio' && queue.running) {
 			queue.cancel(queue.running.id).catch((error) => toasts.fail(error));
@@ -75,12 +76,15 @@ function plain(studio: Studio, key: string, event: KeyboardEvent): boolean {
 
 /** Keys of the studio view. */
 function easel(studio: Studio, key: string, event: KeyboardEvent): boolean {
-	const { easel, generation, live, view, recents, deletion } = studio;
+	const { easel, generation, blend, live, view, recents, deletion } = studio;
 	if (writes(event.target)) return false;
 	const image = easel.image;
 	switch (key) {
 		case 'a':
 			view.openAdd();
+			return true;
+		case 'b':
+			if (blend.reason === null) blend.toggle();
 			return true;
 		case 'p':
 			document.querySelector<HTMLElement>('[data-testid=prompt]')?.focus();

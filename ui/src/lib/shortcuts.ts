@@ -24,6 +24,7 @@ export const SHORTCUTS: Group[] = [
 		group: 'Studio',
 		items: [
 			{ keys: 'A', does: 'Put an adapter on the stack' },
+			{ keys: 'B', does: 'Open or close the blend pad' },
 			{ keys: 'P', does: 'Write the prompt' },
 			{ keys: 'L', does: 'Switch Live on or off' },
 			{ keys: 'D', does: 'Draw a new seed' },
@@ -60,6 +61,13 @@ export const SHORTCUTS: Group[] = [
 			{ keys: 'Shift+Arrows', does: 'Move a point further; change a block by 0.01' },
 			{ keys: 'Insert', does: 'Another point, halfway to the next' },
 			{ keys: 'Delete', does: 'Take the point off' }
+		]
+	},
+	{
+		group: 'Blend pad',
+		items: [
+			{ keys: 'Arrows', does: 'Move the knob; with Shift five times as far' },
+			{ keys: 'Escape', does: 'Close it' }
 		]
 	},
 	{

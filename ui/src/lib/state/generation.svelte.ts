@@ -19,6 +19,7 @@ import type {
 	Rng,
 	SizeParams
 } from '$lib/ipc/types';
+import type { Weights } from '$lib/strength';
 import { occurrences, putIn, takeOut, type Put, type Tag } from '$lib/words';
 import { History } from './history.svelte';
 
@@ -278,6 +279,13 @@ export class Generation {
 	/** A tag or a recipe may have used fewer. */
 	useAllRanks(key: number) {
 		this.#onLayer(`ranks ${key}`, key, (layer) => delete layer.rank_limit);
+	}
+
+	/** Weights of several layers at once, by their keys. */
+	setWeights(kind: string, weights: ReadonlyMap<number, Weights>) {
+		this.#change(kind, ({ layers }) => {
+			for (const layer of layers) Object.assign(layer, weights.get(layer.key));
+		});
 	}
 
 	setEnabled(key: number, enabled: boolean) {

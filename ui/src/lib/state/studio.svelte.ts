@@ -18,6 +18,7 @@ import type {
 } from '$lib/ipc/types';
 import { createContext } from 'svelte';
 import { Acceleration } from './acceleration.svelte';
+import { Blend } from './blend.svelte';
 import { Deletion } from './deletion.svelte';
 import { Drop } from './drop.svelte';
 import { Easel } from './easel.svelte';
@@ -30,6 +31,7 @@ import { Queue } from './queue.svelte';
 import { Recents } from './recents.svelte';
 import { readSession, Session, type SavedSession } from './session';
 import { SettingsState } from './settings.svelte';
+import { Strengths } from './strengths.svelte';
 import { Toasts } from './toasts.svelte';
 import { Tokens } from './tokens.svelte';
 import { View } from './view.svelte';
@@ -66,10 +68,12 @@ export class Studio {
 	readonly toasts = new Toasts();
 	readonly view = new View();
 	readonly fits = new Fits();
+	readonly strengths = new Strengths();
 	readonly tokens = new Tokens();
 	readonly negativeTokens = new Tokens();
 	readonly live: Live;
 	readonly easel: Easel;
+	readonly blend: Blend;
 	readonly drop: Drop;
 	readonly deletion: Deletion;
 
@@ -118,6 +122,7 @@ export class Studio {
 			(error) => this.toasts.fail(error)
 		);
 		this.easel = new Easel(this.queue, this.live);
+		this.blend = new Blend(this.generation);
 		this.drop = new Drop(
 			() => this.groundCard?.id ?? null,
 			(dropped) => this.#receive(dropped),
@@ -388,7 +393,17 @@ export class Studio {
 		const adapters = this.generation.layers.flatMap((layer) => this.cardOf(layer)?.id ?? []);
 		void this.fits
 			.ask(this.groundCard?.id, adapters, anew)
+			.then(() => this.#askStrengths(anew))
 			.catch((error) => this.toasts.fail(error));
+	}
+
+	/** Only of what is known to fit: one file that cannot be read would spoil the answer for all. */
+	#askStrengths(anew: boolean) {
+		const fitting = this.generation.layers.flatMap((layer) => {
+			const id = this.cardOf(layer)?.id;
+			return id !== undefined && this.fits.of(id) && this.reasonOut(layer) === null ? [id] : [];
+		});
+		return this.strengths.ask(this.groundCard?.id, fitting, anew);
 	}
 
 	#askTokens() {
