@@ -553,7 +553,8 @@ const commands: Record<string, Command> = {
 	plan_conversion: ({ card: id, wish }: { card: number; wish: ConvertWish }) => {
 		const card = cardOf(id);
 		const share = wish.precision === 'f32' ? 2 : 1;
-		const suffix = wish.precision ? `-${wish.precision}` : '';
+		const blend = wish.adapters.length > 0 ? '-blend' : '';
+		const suffix = blend + (wish.precision ? `-${wish.precision}` : '');
 		return {
 			name: wish.name ?? `${card?.name}${suffix}`,
 			place: '.local/share/impasto/models/checkpoints',

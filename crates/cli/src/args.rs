@@ -225,6 +225,13 @@ pub(crate) struct InspectArgs {
     #[arg(value_name = "FILE|DIR")]
     pub(crate) path: PathBuf,
 
+    /// Of an adapter: what it would change of this base model, where, and how much
+    #[arg(long, value_name = "FILE|DIR|NAME")]
+    pub(crate) on: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) library: LibraryArgs,
+
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

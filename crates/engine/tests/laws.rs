@@ -139,6 +139,21 @@ fn order_changes_no_bit() {
     }
 }
 
+/// Another weight of any adapter of a stack is noticed, wherever it stands.
+#[test]
+fn each_slider_of_a_stack_is_heard() {
+    let mut studio = Studio::new();
+    let mut stack = [("a", 0.7), ("b", -0.3), ("c", 1.2)];
+    let mut before = studio.bits(&studio.stack(&stack));
+    for at in 0..stack.len() {
+        stack[at].1 += 0.125;
+        let now = studio.bits(&studio.stack(&stack));
+        assert!(now != before, "{stack:?}");
+        assert!(now == bits(&generate(&mut open(None), &studio.stack(&stack)).unwrap()));
+        before = now;
+    }
+}
+
 /// The same file twice counts with the sum of its weights.
 #[test]
 fn an_adapter_and_its_negative_cancel() {

@@ -84,12 +84,15 @@ fn mutated_files_do_no_harm() {
         contents(&repository("tests/golden/networks"), |name| name.ends_with("config.json"));
     assert!(pickles.len() > 20 && configs.len() > 6);
     header(&fs::read(&adapter).unwrap());
+    let adapters = contents(&repository("fuzz/corpus/adapter"), |_| true);
+    assert!(adapters.len() > 8);
 
     let mut dice = Dice(7);
     for (name, target) in TARGETS {
         let corpus = match *name {
             "header" => &headers,
             "config" => &configs,
+            "adapter" => &adapters,
             _ => &pickles,
         };
         for _ in 0..2500 {

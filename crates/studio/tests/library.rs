@@ -485,6 +485,15 @@ fn models_are_converted_in_the_library() {
     // What cannot be done so is said before it is begun; what lies elsewhere goes to our own folder.
     let starter = desk.card("starter");
     assert!(desk.studio.plan_conversion(starter.id, &wish).is_err());
+
+    // A stack is written into the starter, and the blend is a ground like any other.
+    let adapters = vec![studio::AdapterParams::new(studio::FileRef::named("ink"), 0.5)];
+    let blend = ConvertWish { folder: true, adapters, ..ConvertWish::default() };
+    let plan = desk.studio.plan_conversion(starter.id, &blend).unwrap();
+    assert_eq!((plan.name.as_str(), &plan.problem), ("starter-blend", &None));
+    desk.studio.convert_model(starter.id, &blend).unwrap();
+    let is_blend = |card: &studio::cards::ModelCard| card.name == "starter-blend" && card.usable;
+    desk.wait_until(|cards| cards.iter().any(is_blend));
     let elsewhere = desk.studio.plan_conversion(desk.card("ink").id, &wish).unwrap();
     assert_eq!(Path::new(&elsewhere.place), own);
 
@@ -502,8 +511,8 @@ fn models_are_converted_in_the_library() {
     };
     desk.wait_until(|cards| at(cards).is_some());
     let made_id = at(&desk.studio.library().unwrap().cards).unwrap();
-    let error = desk.studio.plan_conversion(made_id, &as_folder).unwrap_err();
-    assert!(error.message().contains("folder"), "{error}");
+    let again = desk.studio.plan_conversion(made_id, &as_folder).unwrap();
+    assert!(again.problem.is_some_and(|problem| problem.message.contains("there already")));
     let half = ConvertWish { precision: Some(StoredName::F16), ..ConvertWish::default() };
     assert!(desk.studio.plan_conversion(made_id, &half).unwrap().from_folder);
     desk.studio.convert_model(made_id, &half).unwrap();

@@ -410,18 +410,18 @@ mod tests {
 
     /// Whatever was done to the stack, the weights are those of one who starts with it.
     #[test]
-    fn a_hundred_changes_leave_no_trace() {
+    fn a_thousand_changes_leave_no_trace() {
         for precision in [Precision::F32, Precision::Bf16] {
             let mut bench = Bench::new();
             let (mut plain, mut weights) = (PatchedWeights::default(), PatchedWeights::default());
             bench.patch(&mut plain, &[], precision);
             let mut dice = Dice(7);
             let mut stack = Vec::new();
-            for round in 0..100 {
+            for round in 0..1000 {
                 dice.change(&mut stack);
                 let uses = bench.uses(&stack);
                 bench.patch(&mut weights, &uses, precision);
-                if round % 10 == 9 {
+                if round % 100 == 99 {
                     let mut fresh = PatchedWeights::default();
                     bench.patch(&mut fresh, &uses, precision);
                     assert!(bits(&weights) == bits(&fresh), "round {round}: {stack:?}");

@@ -8,6 +8,8 @@ use std::{
 };
 
 use crate::{
+    adapter::{Adapter, Base, Delta},
+    architecture::Modules,
     checkpoint::{self, convert::Conversion, header::TensorFile},
     inspect::inspect,
     text::embedding::Embedding,
@@ -20,8 +22,24 @@ const MAX_ELEMENTS: usize = 1 << 20;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: &[Target] =
-    &[("header", header), ("pickle", pickle), ("config", config), ("embedding", embedding)];
+pub const TARGETS: &[Target] = &[
+    ("header", header),
+    ("pickle", pickle),
+    ("config", config),
+    ("embedding", embedding),
+    ("adapter", adapter),
+];
+
+/// Modules that an adapter may be meant for: one of each shape, as the golden adapters have them.
+const MODULES: &[(&str, &[usize])] = &[
+    ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", &[16, 16]),
+    ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k", &[16, 24]),
+    ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0", &[16, 16]),
+    ("unet.down_blocks.0.attentions.0.proj_in", &[16, 12, 1, 1]),
+    ("unet.down_blocks.0.resnets.0.conv1", &[16, 8, 3, 3]),
+    ("unet.down_blocks.0.resnets.0.norm1", &[8]),
+    ("text_encoder.text_model.encoder.layers.0.self_attn.q_proj", &[8, 8]),
+];
 
 /// A file with tensors: its header, what it is, its data, and the same in another precision.
 pub fn header(bytes: &[u8]) {
@@ -61,6 +79,27 @@ pub fn config(bytes: &[u8]) {
 pub fn embedding(bytes: &[u8]) {
     with_file(bytes, "pt", |path| {
         let _ = Embedding::open(path);
+    });
+}
+
+/// An adapter: its outline, how it fits, and its change of every module that it fits.
+pub fn adapter(bytes: &[u8]) {
+    with_file(bytes, "safetensors", |path| {
+        let Ok(adapter) = Adapter::open(path) else { return };
+        let modules: Modules =
+            MODULES.iter().map(|(name, shape)| ((*name).to_owned(), shape.to_vec())).collect();
+        let fit = adapter.outline().fit(&modules);
+        let _ = adapter.outline().refusal(&fit, "model", "SD 1.x");
+        for module in fit.modules() {
+            let shape = &modules[module];
+            let bias = vec![0.5; shape[0]];
+            let read = || Ok((0..shape.iter().product()).map(|at: usize| at as f32).collect());
+            let base = Base::new(shape, Some(&bias), &read);
+            let mut delta = Delta::default();
+            if adapter.outline().add_delta(&fit, module, &base, 0.5, &mut delta).is_ok() {
+                let _ = delta.weight(shape);
+            }
+        }
     });
 }
 

@@ -16,7 +16,7 @@ use super::{
     types::{ConvertPlan, ConvertWish, StoredName},
 };
 use crate::{
-    Code, Error, Failure, Result,
+    AdapterParams, Code, Error, Failure, Kind, Result,
     convert::NewModel,
     event::{ConvertProgress, Event},
     files::{self, Existing},
@@ -32,7 +32,7 @@ impl Cards {
         let file = self.file(id)?;
         let place = self.place_of(&file);
         let path = path_of(&file, &place, wish)?;
-        let new = NewModel::plan(&file.entry.path, &path, wish.precision.map(Into::into))?;
+        let new = self.plan_model(&file, &path, wish)?;
         let free_name = check_free(&path);
         Ok(ConvertPlan {
             name: library::model_name(&path),
@@ -44,6 +44,18 @@ impl Cards {
         })
     }
 
+    /// The model that a wish describes, with its stack written into it.
+    fn plan_model(&self, file: &File, path: &Path, wish: &ConvertWish) -> Result<NewModel> {
+        let names = self.names()?;
+        let mut stack = Vec::new();
+        let acting = |adapter: &&AdapterParams| adapter.enabled && !adapter.is_nothing();
+        for adapter in wish.adapters.iter().filter(acting) {
+            let found = names.find(Kind::Adapter, &adapter.file)?;
+            stack.push(adapter.to_use(found.path)?);
+        }
+        NewModel::plan_blend(&file.entry.path, &stack, path, wish.precision.map(Into::into))
+    }
+
     /// Begins to write a model anew; events tell how it goes, and its card comes by itself.
     pub(crate) fn convert(&self, id: u32, wish: &ConvertWish) -> Result<()> {
         let file = self.file(id)?;
@@ -51,8 +63,10 @@ impl Cards {
         files::prepare_folder(&place)?;
         let path = path_of(&file, &place, wish)?;
         check_free(&path)?;
-        let new = NewModel::plan(&file.entry.path, &path, wish.precision.map(Into::into))?;
+        let new = self.plan_model(&file, &path, wish)?;
         new.check_room()?;
+        // What people say of a model is not true of a blend.
+        let with_sidecars = wish.adapters.is_empty();
 
         let stop = Arc::new(AtomicBool::new(false));
         {
@@ -82,7 +96,9 @@ impl Cards {
                 !stop.load(Ordering::Relaxed)
             });
             let made = written.and_then(|()| {
-                copy::copy_sidecars(&file.entry.path, &path);
+                if with_sidecars {
+                    copy::copy_sidecars(&file.entry.path, &path);
+                }
                 cards.take(library::entry(&cards.0.data.models(), path.clone()), Some(0))
             });
             cards.0.conversions.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
@@ -129,13 +145,14 @@ fn path_of(file: &File, place: &Path, wish: &ConvertWish) -> Result<PathBuf> {
     let ending = if wish.folder { "" } else { ".safetensors" };
     let Some(name) = wish.name.as_deref().map(str::trim) else {
         let own = file.entry.name.rsplit('/').next().unwrap_or_default();
+        let blend = if wish.adapters.is_empty() { "" } else { "-blend" };
         let suffix = match wish.precision {
             Some(StoredName::F32) => "-f32",
             Some(StoredName::F16) => "-f16",
             Some(StoredName::Bf16) => "-bf16",
             None => "",
         };
-        return Ok(copy::free_name(place, &format!("{own}{suffix}{ending}")));
+        return Ok(copy::free_name(place, &format!("{own}{blend}{suffix}{ending}")));
     };
     let invalid = |message: String, hint: &str| {
         Err(Error::new(Code::InvalidParams { field: "name" }, message).hint(hint))

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
-use crate::{Failure, FileRef, GenerationParams, Prediction, starter::Suggestion};
+use crate::{AdapterParams, Failure, FileRef, GenerationParams, Prediction, starter::Suggestion};
 
 /// What a model file is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, TS)]
@@ -202,7 +202,7 @@ pub struct ModelNote {
 }
 
 /// How a model is to be written anew.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, TS)]
 pub struct ConvertWish {
     /// `null`: each number keeps its bits.
     pub precision: Option<StoredName>,
@@ -210,6 +210,9 @@ pub struct ConvertWish {
     pub folder: bool,
     /// Without extension; `null`: one that fits.
     pub name: Option<String>,
+    /// A stack that is written into it.
+    #[serde(default)]
+    pub adapters: Vec<AdapterParams>,
 }
 
 /// How numbers are stored.

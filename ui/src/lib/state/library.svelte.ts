@@ -1,6 +1,7 @@
 /** The library: all model files that were found, and the copies and conversions under way. */
 import { ipc } from '$lib/ipc/client';
 import type {
+	AdapterParams,
 	ConvertProgress,
 	ConvertWish,
 	CopyProgress,
@@ -23,6 +24,12 @@ const NOTHING_SAID: ModelNote = {
 	prediction: null
 };
 
+export interface ToConvert {
+	card: ModelCard;
+	/** Written into it; none: it stays what it is. */
+	adapters: AdapterParams[];
+}
+
 export class Library {
 	#found = $state.raw<Omit<Snapshot, 'revision'>>({
 		cards: [],
@@ -34,6 +41,7 @@ export class Library {
 	#byHash = $derived(grouped(this.#found.cards, (card) => card.sha256));
 	#byName = $derived(grouped(this.#found.cards, (card) => card.name));
 	#copying = $state.raw<ReadonlyMap<number, CopyProgress>>(new Map());
+	#toConvert = $state.raw<ToConvert | null>(null);
 	#converting = $state.raw<ReadonlyMap<number, ConvertProgress>>(new Map());
 	#asked = 0;
 	#answered = 0;
@@ -67,6 +75,20 @@ export class Library {
 	/** By the id of the card. */
 	get copying() {
 		return this.#copying;
+	}
+
+	/** What the person is about to have written anew. */
+	get toConvert() {
+		return this.#toConvert;
+	}
+
+	/** Asks how a model is to be written anew; with a stack, that is written into it. */
+	askToConvert(card: ModelCard, adapters: AdapterParams[] = []) {
+		this.#toConvert = { card, adapters };
+	}
+
+	endAsking() {
+		this.#toConvert = null;
 	}
 
 	/** By the id of the card; a conversion that ended well is not in it. */

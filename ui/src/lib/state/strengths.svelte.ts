@@ -1,6 +1,6 @@
 /** How much the adapters of the stack change the ground, each by itself and together. */
 import { ipc, IpcError } from '$lib/ipc/client';
-import type { StackStrength } from '$lib/ipc/types';
+import type { AdapterStrength, StackStrength } from '$lib/ipc/types';
 import type { Products } from '$lib/strength';
 
 interface Known extends StackStrength {
@@ -29,9 +29,14 @@ export class Strengths {
 		return at.map((i) => at.map((j) => known.products[i]?.[j] ?? []));
 	}
 
+	/** What was measured of an adapter; `null`: not known yet. */
+	of(adapter: number | undefined): AdapterStrength | null {
+		return this.#known?.adapters.find((one) => one.adapter === adapter) ?? null;
+	}
+
 	/** What in an adapter cannot be used: a whole sentence. */
 	problemOf(adapter: number): string | null {
-		return this.#known?.adapters.find((one) => one.adapter === adapter)?.problem ?? null;
+		return this.of(adapter)?.problem ?? null;
 	}
 
 	/** Asks when an adapter is new; a new ground or a changed library begins anew. */
