@@ -81,7 +81,8 @@ impl<'a> Guided<'a> {
         let Some((stack, sigmas)) = &mut self.over_steps else { return Ok(()) };
         // The last sigma is the end of the last step. A call between two belongs to the one before.
         let steps = sigmas.len().saturating_sub(1).max(1);
-        let begun = sigmas[..steps].iter().filter(|begin| **begin >= sigma).count();
+        // Some samplers come to a sigma by another way than the schedule did.
+        let begun = sigmas[..steps].iter().filter(|begin| **begin * (1.0 + 1e-6) >= sigma).count();
         stack.position = position(begun as u32, steps as u32);
         if self.loaded.repaint(stack, self.precision)? {
             self.prompts = self.loaded.networks().unet().read(&self.context, &self.pooled);
