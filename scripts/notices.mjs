@@ -8,7 +8,7 @@ import { join } from 'node:path';
 
 const LICENCE = /^(licen[cs]e|copying|copyright|notice|unlicense)/i;
 
-const entries = [...crates(), ...modules(), vocabulary()].toSorted((a, b) =>
+const entries = [...crates(), ...modules(), vocabulary(), font()].toSorted((a, b) =>
 	a.name.localeCompare(b.name)
 );
 const texts = new Map();
@@ -61,4 +61,8 @@ function modules() {
 
 function vocabulary() {
 	return { name: 'CLIP vocabulary', version: '', licence: 'MIT', folder: 'assets/tokenizer' };
+}
+
+function font() {
+	return { name: 'Instrument Sans', version: '', licence: 'OFL-1.1', folder: 'assets/font' };
 }

@@ -110,7 +110,7 @@ mod tests {
         let params = GenerationParams { prompt: " a <fox> ".into(), ..GenerationParams::default() };
         let error = Error::new(Code::OutOfMemory, "memory does not suffice");
         let error = (state == JobState::Failed).then(|| Failure::from(&error));
-        Job { id: 1, state, params, image: None, error, created_at: 0 }
+        Job { id: 1, state, params, image: None, error, created_at: 0, sheet: None }
     }
 
     #[test]

@@ -32,7 +32,7 @@ fn every_command_is_known_everywhere() {
     assert_eq!(names(&allowed, "\"allow_", "\""), called, "capabilities/main.json and client.ts");
 
     let mut written = BTreeSet::new();
-    for file in ["session", "queue", "gallery", "library", "desktop"] {
+    for file in ["session", "queue", "sheet", "gallery", "library", "desktop"] {
         let text = read(&format!("src/commands/{file}.rs"));
         written.extend(names(&text, "pub(super) fn ", "("));
         written.extend(names(&text, "pub(super) async fn ", "("));

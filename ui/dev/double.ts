@@ -17,6 +17,9 @@ import type {
 	Live,
 	ModelNote,
 	Settings,
+	Sheet,
+	SheetCell,
+	SheetEntry,
 	Snapshot,
 	StackStrength
 } from '../src/lib/ipc/types';
@@ -132,6 +135,7 @@ function setJob(id: number, part: Partial<Job>) {
 	if (!job) return;
 	jobs.set(id, { ...job, ...part });
 	send({ event: 'job', data: { ...job, ...part } });
+	keepCell(id, part);
 }
 
 const sendQueue = () => send({ event: 'queue', data: { order: [...order], paused } });
@@ -146,7 +150,8 @@ function enqueue(params: GenerationParams, count: number): number[] {
 			params: { ...params, seed },
 			image: null,
 			error: null,
-			created_at: Date.now()
+			created_at: Date.now(),
+			sheet: null
 		};
 		jobs.set(id, job);
 		order.push(id);
@@ -233,6 +238,108 @@ function cancel(id: number) {
 	setJob(id, { state: 'cancelled' });
 	sendQueue();
 	work();
+}
+
+// ---- sheets: kept as the session is, so that they are there after a reload
+
+interface Wish {
+	target: Sheet['x']['target'];
+	title: string | null;
+	values: string;
+}
+
+const sheets: Sheet[] = JSON.parse(localStorage.getItem('sheets') ?? '[]');
+
+const entryOf = ({ id, title, x, y, created_at }: Sheet): SheetEntry => ({
+	id,
+	title,
+	columns: x.values.length,
+	rows: y?.values.length ?? 1,
+	created_at
+});
+
+function tellSheets() {
+	localStorage.setItem('sheets', JSON.stringify(sheets));
+	send({ event: 'sheets', data: sheets.map(entryOf) });
+}
+
+function keepCell(job: number, part: Partial<Job>) {
+	for (const sheet of sheets) {
+		const cell = sheet.cells.find((one) => one.job === job);
+		if (!cell) continue;
+		if (part.state) cell.state = part.state;
+		if (part.image) cell.image = part.image;
+	}
+	localStorage.setItem('sheets', JSON.stringify(sheets));
+}
+
+/** Numbers, `0-1 [5]` and words: enough to look at. */
+function axisOf(field: string, { target, title, values }: Wish): Sheet['x'] {
+	const weight = target.kind === 'weight';
+	const labels = values.split(',').flatMap((item) => {
+		const range = /^\s*([\d.]+)-([\d.]+)(?:\s*\[(\d+)\])?\s*$/.exec(item);
+		if (!range) return item.trim() ? [item.trim()] : [];
+		const [start, end] = [Number(range[1]), Number(range[2])];
+		const count = Number(range[3] ?? end - start + 1);
+		return Array.from({ length: count }, (_, at) =>
+			(start + ((end - start) * at) / Math.max(count - 1, 1)).toFixed(weight ? 2 : 0)
+		);
+	});
+	const name = target.kind.replace('_', ' ');
+	const named = title ?? name.charAt(0).toUpperCase() + name.slice(1);
+	if (weight && labels.some((label) => Number.isNaN(Number(label)))) {
+		throw {
+			code: 'invalid_params',
+			field,
+			message: `The values of “${named}” cannot be used: one of them is no number.`,
+			hint: 'Numbers are written `0.5`, ranges `0-1 (+0.25)`, `0-1 [5]` or `1-5`.'
+		} satisfies Failure;
+	}
+	return {
+		target,
+		title: named,
+		reach: ['words', 'clip_skip'].includes(target.kind) ? 'conditioning' : 'unet',
+		values: labels.map((label) => ({ label, value: weight ? Number(label) : label }))
+	};
+}
+
+function gridOf({ x, y }: { x: Wish; y: Wish | null }) {
+	const [across, up] = [axisOf('x', x), y && axisOf('y', y)];
+	const pictures = across.values.length * (up?.values.length ?? 1);
+	if (pictures < 2) {
+		throw {
+			code: 'invalid_params',
+			field: 'sheet',
+			message: 'A sheet of one picture shows no difference.',
+			hint: 'Write at least two values: `0, 1` or `0-1 [5]`.'
+		} satisfies Failure;
+	}
+	const title = up ? `${across.title} × ${up.title}` : `Strength of ${across.title}`;
+	return { x: across, y: up, pictures, title };
+}
+
+function startSheet(args: { params: GenerationParams; x: Wish; y: Wish | null }): number {
+	const { x, y, pictures, title } = gridOf(args);
+	const id = (sheets[0]?.id ?? 0) + 1;
+	const made = Array.from({ length: pictures }, () => enqueue(args.params, 1)[0] ?? 0);
+	const cells = made.map((job): SheetCell => {
+		const known = jobs.get(job);
+		if (known) jobs.set(job, { ...known, sheet: id });
+		return { job, state: jobs.get(job)?.state ?? 'queued', image: null };
+	});
+	sheets.unshift({ id, title, params: args.params, x, y, cells, created_at: Date.now() });
+	tellSheets();
+	for (const job of made) setJob(job, {});
+	return id;
+}
+
+const sheetOf = (id: number) =>
+	sheets.find((sheet) => sheet.id === id) ?? fail('This sheet is gone.', 'It was deleted.');
+
+function cancelSheet(id: number) {
+	for (const { job, state } of sheetOf(id).cells.toReversed()) {
+		if (['queued', 'running'].includes(state)) cancel(job);
+	}
 }
 
 // ---- Live
@@ -413,6 +520,7 @@ const commands: Record<string, Command> = {
 			settings,
 			session: saved ? JSON.parse(saved) : null,
 			stacks: JSON.parse(localStorage.getItem('stacks') ?? '[]'),
+			sheets: sheets.map(entryOf),
 			defaults: DEFAULTS,
 			device: 'CPU · f32',
 			output_folder: 'Pictures/Impasto',
@@ -446,6 +554,36 @@ const commands: Record<string, Command> = {
 		sendQueue();
 		work();
 	},
+	plan_sheet: (args: { x: Wish; y: Wish | null }) => {
+		const { x, y, pictures, title } = gridOf(args);
+		const labels = (axis: Sheet['x']) => axis.values.map((value) => value.label);
+		const axes = y ? [x, y] : [x];
+		return {
+			title,
+			columns: labels(x),
+			rows: y ? labels(y) : [''],
+			pictures,
+			seconds: pictures * 2.4,
+			shared: axes.every((axis) => axis.reach === 'unet')
+		};
+	},
+	start_sheet: startSheet,
+	sheet: ({ id }: { id: number }) => sheetOf(id),
+	sheet_cell: ({ id }: { id: number }) => sheetOf(id).params,
+	cancel_sheet: ({ id }: { id: number }) => cancelSheet(id),
+	complete_sheet: ({ id }: { id: number }) => {
+		for (const cell of sheetOf(id).cells) {
+			if (cell.image !== null || ['queued', 'running'].includes(cell.state)) continue;
+			cell.job = enqueue(sheetOf(id).params, 1)[0] ?? 0;
+			cell.state = 'queued';
+		}
+	},
+	delete_sheet: ({ id }: { id: number }) => {
+		cancelSheet(id);
+		sheets.splice(sheets.indexOf(sheetOf(id)), 1);
+		tellSheets();
+	},
+	export_sheet: ({ sheet }: { sheet: number }) => `Pictures/Impasto/${sheetOf(sheet).title}.png`,
 	live: ({ wish: newest, moving }: { wish: number; moving: boolean }) => wish(newest, moving),
 	live_off: () => {
 		clearTimeout(frame);

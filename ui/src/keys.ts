@@ -16,7 +16,9 @@ export function pressed(studio: Studio, event: KeyboardEvent) {
 		event.ctrlKey || event.metaKey
 			? withControl(studio, key, event.shiftKey, covered)
 			: !covered &&
-				(plain(studio, key, event) || (studio.view.tab === 'studio' && easel(studio, key, event)));
+				((studio.view.tab === 'studio' && sheet(studio, key, event)) ||
+					plain(studio, key, event) ||
+					(studio.view.tab === 'studio' && easel(studio, key, event)));
 	if (done) event.preventDefault();
 }
 
@@ -74,9 +76,51 @@ function plain(studio: Studio, key: string, event: KeyboardEvent): boolean {
 	return false;
 }
 
+/** Keys of the sheet on the easel, before all others. */
+function sheet(studio: Studio, key: string, event: KeyboardEvent): boolean {
+	const { sheets, view, blend } = studio;
+	// What lies on the easel closes first.
+	if (key === 'Escape' && blend.open) return false;
+	if (!sheets.shown || view.drawer || writes(event.target)) return false;
+	switch (key) {
+		case 'ArrowLeft':
+			sheets.move(-1, 0);
+			return true;
+		case 'ArrowRight':
+			sheets.move(1, 0);
+			return true;
+		case 'ArrowUp':
+			sheets.move(0, 1);
+			return true;
+		case 'ArrowDown':
+			sheets.move(0, -1);
+			return true;
+		case 'Enter':
+			// A button that has the focus does what it says.
+			if (event.target instanceof HTMLButtonElement) return false;
+			if (sheets.near) void studio.takeCell();
+			else sheets.setNear(true);
+			return true;
+		case 'Escape':
+			if (sheets.near) sheets.setNear(false);
+			else sheets.close();
+			return true;
+		case 't':
+			void studio.takeCell();
+			return true;
+		// These are about the picture that stands behind the sheet.
+		case 'c':
+		case 'r':
+		case 'Delete':
+			return true;
+		default:
+			return false;
+	}
+}
+
 /** Keys of the studio view. */
 function easel(studio: Studio, key: string, event: KeyboardEvent): boolean {
-	const { easel, generation, blend, live, view, recents, deletion } = studio;
+	const { easel, generation, blend, live, view, recents, deletion, sheets } = studio;
 	if (writes(event.target)) return false;
 	const image = easel.image;
 	switch (key) {
@@ -100,6 +144,9 @@ function easel(studio: Studio, key: string, event: KeyboardEvent): boolean {
 			return true;
 		case 'n':
 			view.toggleDrawer();
+			return true;
+		case 's':
+			sheets.compose();
 			return true;
 		case 'c':
 			easel.compare(true);

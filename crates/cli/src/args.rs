@@ -10,7 +10,10 @@ use engine::{
     DeviceId, Precision, Rng,
     sample::{SAMPLERS, schedule::SCHEDULES},
 };
-use studio::{AdapterParams, FileRef, Prediction};
+use studio::{
+    AdapterParams, FileRef, Prediction,
+    sheet::{AxisTarget, AxisWish, WeightPart},
+};
 
 /// Stable Diffusion with stacked adapters, from the command line.
 #[derive(Debug, Parser)]
@@ -26,6 +29,15 @@ pub(crate) enum Command {
     ///
     /// The path of each is printed. Every picture carries its recipe, which `--recipe` reads.
     Generate(GenerateArgs),
+    /// Make a sheet: many pictures with one seed, in a grid along one or two axes.
+    ///
+    /// An axis is `NAME=VALUES`. NAME is an adapter, on the stack (`--lora`) or not: its weights; `unet:ADAPTER`
+    /// or `te:ADAPTER`: one of them; or `steps`, `guidance`, `seed`, `sampler`, `schedule`, `clip-skip`,
+    /// `denoise`, `model`, or `words`, of which the first stands in a prompt and each takes its place. VALUES
+    /// stand between commas; `1-5` counts, `0-1 (+0.25)` goes in steps, `0-1 [5]` has so many values.
+    ///
+    /// The sheet carries the recipe and the axes: `impasto sheet --recipe sheet.png` makes it again.
+    Sheet(Box<SheetArgs>),
     /// Say what a model file is.
     Inspect(InspectArgs),
     /// Write a model file anew, as safetensors.
@@ -68,6 +80,35 @@ pub(crate) struct GenerateArgs {
     pub(crate) save_conditioning: Option<PathBuf>,
 
     /// Print one JSON object with paths, seed and timings instead of the paths
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(crate) struct SheetArgs {
+    #[command(flatten)]
+    pub(crate) picture: PictureArgs,
+
+    /// What changes from left to right: 'neon=0-1 [5]'
+    #[arg(long, value_name = "NAME=VALUES", value_parser = parse_axis)]
+    pub(crate) x: Option<AxisWish>,
+
+    /// What changes from the bottom to the top: 'steps=4,8,16'
+    #[arg(long, value_name = "NAME=VALUES", value_parser = parse_axis)]
+    pub(crate) y: Option<AxisWish>,
+
+    /// Where the sheet goes; a file of that name is replaced
+    ///
+    /// Cells have their full size, unless a side would be longer than 8192 pixels.
+    #[arg(long, value_name = "F.png")]
+    pub(crate) out: PathBuf,
+
+    /// Keep each cell as a picture of its own, numbered in the order in which they are made
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cells: Option<PathBuf>,
+
+    /// Print one JSON object with paths, labels, seed and timings instead of the paths
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -407,6 +448,41 @@ fn parse_scores(text: &str) -> Result<(f64, f64), String> {
     parse_pair(text, ',', "6,2.5")
 }
 
+/// Parameters that can be axes, by the names of their options.
+const AXES: &[(&str, AxisTarget)] = &[
+    ("steps", AxisTarget::Steps),
+    ("guidance", AxisTarget::Guidance),
+    ("seed", AxisTarget::Seed),
+    ("sampler", AxisTarget::Sampler),
+    ("schedule", AxisTarget::Schedule),
+    ("clip-skip", AxisTarget::ClipSkip),
+    ("denoise", AxisTarget::Denoising),
+    ("model", AxisTarget::Model),
+    ("words", AxisTarget::Words),
+];
+
+/// Prefixes that name an adapter's network.
+const PARTS: &[(&str, WeightPart)] =
+    &[("lora:", WeightPart::Both), ("unet:", WeightPart::Unet), ("te:", WeightPart::TextEncoder)];
+
+fn parse_axis(text: &str) -> Result<AxisWish, String> {
+    let shape = "it should look like NAME=VALUES: 'neon=0-1 [5]', 'steps=4,8,16'";
+    let (name, values) = text.split_once('=').ok_or(shape)?;
+    let parameter = AXES.iter().find(|(known, _)| *known == name.trim());
+    if let Some((_, target)) = parameter {
+        return Ok(AxisWish { target: target.clone(), title: None, values: values.to_owned() });
+    }
+    // A file name may contain `=`, weights never do.
+    let (name, values) = text.rsplit_once('=').ok_or(shape)?;
+    let part = PARTS.iter().find_map(|(prefix, part)| Some((name.strip_prefix(prefix)?, *part)));
+    let (name, part) = part.unwrap_or((name, WeightPart::Both));
+    if name.is_empty() {
+        return Err("it names no adapter and no parameter".into());
+    }
+    let target = AxisTarget::Weight { file: FileRef::named(name), part };
+    Ok(AxisWish { target, title: None, values: values.to_owned() })
+}
+
 fn parse_device(text: &str) -> Result<DeviceId, String> {
     match text {
         // Until there is more than one that can be used.
@@ -441,6 +517,24 @@ mod tests {
     #[test]
     fn the_options_make_sense() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_axis_is_an_adapter_or_a_parameter() {
+        let axis = |text| parse_axis(text).map(|AxisWish { target, values, .. }| (target, values));
+        let weight = |name: &str, part, values: &str| {
+            Ok((AxisTarget::Weight { file: FileRef::named(name), part }, values.to_owned()))
+        };
+        assert_eq!(axis("neon=0-1 [5]"), weight("neon", WeightPart::Both, "0-1 [5]"));
+        assert_eq!(
+            axis("unet:a/b=c.safetensors=1"),
+            weight("a/b=c.safetensors", WeightPart::Unet, "1")
+        );
+        assert_eq!(axis("te:ink=0,1"), weight("ink", WeightPart::TextEncoder, "0,1"));
+        assert_eq!(axis("lora:steps=0,1"), weight("steps", WeightPart::Both, "0,1"));
+        assert_eq!(axis("steps=4,8"), Ok((AxisTarget::Steps, "4,8".to_owned())));
+        assert_eq!(axis("words=a=b, c"), Ok((AxisTarget::Words, "a=b, c".to_owned())));
+        assert!(axis("neon").is_err() && axis("=1").is_err() && axis("unet:=1").is_err());
     }
 
     #[test]

@@ -23,7 +23,7 @@ const DENOISING_STRENGTH: f64 = 0.75;
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
-struct Report {
+pub(crate) struct Report {
     seed: u64,
     device: String,
     precision: &'static str,
@@ -51,7 +51,7 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
 
     let mut latents = Vec::new();
     for index in 0..args.batch {
-        let (recipe, made) = run.picture(index, args.batch)?;
+        let (recipe, made) = run.of_batch(index, args.batch)?;
         let path = destination.save(index, args.batch, &made.image, &recipe)?;
         if !args.json {
             run.watcher.aside(|| output::line(&path.display().to_string()));
@@ -81,7 +81,7 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
 
 pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
     let mut run = Run::start(&args.picture)?;
-    let (recipe, _) = run.picture(0, 1)?;
+    let (recipe, _) = run.of_batch(0, 1)?;
     let report = run.finish();
     if args.json {
         output::json(&report);
@@ -121,21 +121,21 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
 }
 
 /// One call of the program: an engine, and the parameters of the first picture.
-struct Run<'a> {
+pub(crate) struct Run<'a> {
     args: &'a PictureArgs,
     started: Instant,
-    library: Library,
+    pub(crate) library: Library,
     engine: Engine,
     /// With a seed.
-    params: GenerationParams,
-    watcher: Watcher,
-    images: Vec<PathBuf>,
+    pub(crate) params: GenerationParams,
+    pub(crate) watcher: Watcher,
+    pub(crate) images: Vec<PathBuf>,
     adapters: Vec<Value>,
     warnings: Vec<String>,
 }
 
 impl<'a> Run<'a> {
-    fn start(args: &'a PictureArgs) -> Result<Run<'a>> {
+    pub(crate) fn start(args: &'a PictureArgs) -> Result<Run<'a>> {
         let started = Instant::now();
         progress::catch_ctrl_c();
         let engine = Engine::open(args.device, args.threads)?;
@@ -264,13 +264,23 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Makes one picture, and gives its recipe.
-    fn picture(&mut self, index: usize, count: usize) -> Result<(GenerationParams, Output)> {
+    /// Makes one picture of a batch, with its own seed, and gives its recipe.
+    fn of_batch(&mut self, index: usize, count: usize) -> Result<(GenerationParams, Output)> {
         let mut params = self.params.clone();
         params.seed = params.seed.map(|seed| seed.saturating_add(index as u64));
         if let Some(noise) = &mut params.noise {
             noise.index += index;
         }
+        self.picture(params, index, count)
+    }
+
+    /// Makes one picture of so many, and gives its recipe.
+    pub(crate) fn picture(
+        &mut self,
+        params: GenerationParams,
+        index: usize,
+        count: usize,
+    ) -> Result<(GenerationParams, Output)> {
         self.watcher.begin(index, count);
         let Resolved { params, request, warnings } = resolve(&params, &self.library)?;
         warnings.into_iter().for_each(|warning| self.warn(warning));
@@ -321,7 +331,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn finish(self) -> Report {
+    pub(crate) fn finish(self) -> Report {
         Report {
             seed: self.params.seed.unwrap_or_default(),
             device: self.args.device.to_string(),

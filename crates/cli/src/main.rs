@@ -10,6 +10,7 @@ mod inspect;
 mod list;
 mod output;
 mod progress;
+mod sheet;
 mod tensors;
 
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ const CANCELLED: u8 = 130;
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Generate(args) => generate::generate(&args),
+        Command::Sheet(args) => sheet::sheet(&args),
         Command::Bench(args) => generate::bench(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Convert(args) => convert::convert(&args),

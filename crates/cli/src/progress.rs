@@ -7,7 +7,7 @@ use std::{
 };
 
 use engine::{Phase, Progress};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 /// Set by Ctrl-C, read after every unit of work.
@@ -42,7 +42,11 @@ pub(crate) struct Timings {
 
 /// Draws a bar on stderr (where that is a terminal) and measures.
 pub(crate) struct Watcher {
+    bars: MultiProgress,
+    /// Of the phase.
     bar: ProgressBar,
+    /// Of all pictures, where they belong together.
+    all: Option<ProgressBar>,
     prefix: String,
     phase: Option<Phase>,
     /// When the last event came.
@@ -54,12 +58,12 @@ pub(crate) struct Watcher {
 
 impl Watcher {
     pub(crate) fn new() -> Watcher {
-        let style = ProgressStyle::with_template("{msg:>30} {bar:32} {pos}/{len}{prefix}")
-            .expect("the template is correct")
-            .progress_chars("━━─");
-        let bar = ProgressBar::new(1).with_style(style);
+        let bars = MultiProgress::new();
+        let bar = bars.add(ProgressBar::new(1).with_style(style()));
         Watcher {
+            bars,
             bar,
+            all: None,
             prefix: String::new(),
             phase: None,
             since: Instant::now(),
@@ -68,8 +72,20 @@ impl Watcher {
         }
     }
 
+    /// Shows how far all pictures are, too: those of a sheet.
+    pub(crate) fn over(&mut self, count: usize) {
+        let all = ProgressBar::new(count as u64).with_style(style()).with_message("sheet");
+        self.all = Some(self.bars.add(all));
+    }
+
     /// Begins the next picture of a batch.
     pub(crate) fn begin(&mut self, index: usize, count: usize) {
+        if let Some(all) = &self.all {
+            all.set_position(index as u64);
+            if index > 0 {
+                all.set_prefix(left(all));
+            }
+        }
         self.prefix =
             if count == 1 { String::new() } else { format!("picture {}/{count}: ", index + 1) };
         self.phase = None;
@@ -119,10 +135,11 @@ impl Watcher {
 
     /// Prints something without tearing the bar.
     pub(crate) fn aside(&self, print: impl FnOnce()) {
-        self.bar.suspend(print);
+        self.bars.suspend(print);
     }
 
     pub(crate) fn finish(self) -> Timings {
+        self.all.iter().for_each(ProgressBar::finish_and_clear);
         self.bar.finish_and_clear();
         self.timings
     }
@@ -146,8 +163,19 @@ impl Watcher {
         self.bar.set_length(progress.total as u64);
         self.bar.set_position(progress.done as u64);
         if progress.phase == Phase::Sample && progress.done > 0 {
-            let left = self.bar.eta().as_secs();
-            self.bar.set_prefix(format!(", {}:{:02} left", left / 60, left % 60));
+            self.bar.set_prefix(left(&self.bar));
         }
     }
+}
+
+fn style() -> ProgressStyle {
+    ProgressStyle::with_template("{msg:>30} {bar:32} {pos}/{len}{prefix}")
+        .expect("the template is correct")
+        .progress_chars("━━─")
+}
+
+/// The time that a bar still takes, as it looks now.
+fn left(bar: &ProgressBar) -> String {
+    let left = bar.eta().as_secs();
+    format!(", {}:{:02} left", left / 60, left % 60)
 }

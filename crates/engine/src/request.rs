@@ -334,7 +334,7 @@ impl Request {
             let weights =
                 [adapter.unet_weight, adapter.text_encoder_weight, adapter.text_encoder_2_weight];
             let name = adapter.path.display();
-            for weight in weights.into_iter().filter(|weight| !weight.is_finite()) {
+            if let Some(weight) = weights.into_iter().find(|weight| !weight.is_finite()) {
                 let found = format!("{weight} (`{name}`)");
                 return invalid("the weight of an adapter", found, "it must be a number");
             }

@@ -5,7 +5,7 @@ use std::path::Path;
 use fs_err as fs;
 use ts_rs::{Config, TS};
 
-use crate::{cards, catalog, error, event, gallery, live, params, queue, settings, studio};
+use crate::{cards, catalog, error, event, gallery, live, params, queue, settings, sheet, studio};
 
 const FILE: &str = "../../ui/src/lib/ipc/types.ts";
 
@@ -41,6 +41,17 @@ fn all() -> String {
         queue::Job,
         queue::Phase,
         queue::JobProgress,
+        sheet::WeightPart,
+        sheet::AxisTarget,
+        sheet::AxisWish,
+        sheet::Reach,
+        sheet::Entry,
+        sheet::AxisValue,
+        sheet::Axis,
+        sheet::SheetCell,
+        sheet::Sheet,
+        sheet::SheetEntry,
+        sheet::SheetPlan,
         gallery::GalleryImage,
         gallery::AdapterPatch,
         cards::Problem,

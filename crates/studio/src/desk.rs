@@ -144,12 +144,23 @@ impl Desk {
                 return Ok(vec![id]);
             }
         }
-        let db = self.db.lock();
-        let mut ids = Vec::new();
-        for index in 0..count {
-            let seed = Some(seed.saturating_add(u64::from(index)));
-            let job = queue::add(&db, &GenerationParams { seed, ..params.clone() })?;
-            ids.push(job.id);
+        self.add_jobs(state, |db| {
+            let seeds = (0..count).map(|index| seed.saturating_add(u64::from(index)));
+            let with = |seed| GenerationParams { seed: Some(seed), ..params.clone() };
+            seeds.map(|seed| queue::add(db, &with(seed))).collect()
+        })
+    }
+
+    /// Puts jobs into the queue, tells of them, and lets Live wait; gives their ids.
+    pub(crate) fn add_jobs(
+        &self,
+        state: MutexGuard<'_, State>,
+        add: impl FnOnce(&mut rusqlite::Connection) -> Result<Vec<Job>>,
+    ) -> Result<Vec<u32>> {
+        let mut db = self.db.lock();
+        let jobs = add(&mut db)?;
+        let ids = jobs.iter().map(|job| job.id).collect();
+        for job in jobs {
             self.events.send(&Event::Job(Box::new(job)));
         }
         let order = queue::order(&db)?;
@@ -174,21 +185,22 @@ impl Desk {
         Ok(job.id)
     }
 
-    pub(crate) fn cancel(&self, id: u32) -> Result<()> {
+    /// Takes jobs out of the queue, and stops the one that is running.
+    pub(crate) fn cancel(&self, ids: &[u32]) -> Result<()> {
         let state = self.state();
-        if let Some((running, cancel)) = &state.running
-            && *running == id
-        {
-            cancel.store(true, Ordering::Relaxed);
-            return Ok(());
-        }
         let db = self.db.lock();
-        if queue::get(&db, id)?.state == JobState::Queued {
-            let job = queue::set(&db, id, JobState::Cancelled, None, None)?;
-            self.events.send(&Event::Job(Box::new(job)));
-            let order = queue::order(&db)?;
-            self.events.send(&Event::Queue { order, paused: state.paused });
+        for &id in ids {
+            if let Some((running, cancel)) = &state.running
+                && *running == id
+            {
+                cancel.store(true, Ordering::Relaxed);
+            } else if queue::get(&db, id)?.state == JobState::Queued {
+                let job = queue::set(&db, id, JobState::Cancelled, None, None)?;
+                self.events.send(&Event::Job(Box::new(job)));
+            }
         }
+        let order = queue::order(&db)?;
+        self.events.send(&Event::Queue { order, paused: state.paused });
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use crate::{
     live::Live,
     queue::{Job, JobProgress},
     settings::Settings,
+    sheet::SheetEntry,
 };
 
 /// One thing that changed.
@@ -53,6 +54,8 @@ pub enum Event {
     Settings(Box<Settings>),
     /// The saved stacks changed.
     Stacks(Vec<NamedStack>),
+    /// A sheet was started or deleted: all of them, the newest first.
+    Sheets(Vec<SheetEntry>),
     /// A frame of Live, or why there is none.
     Live(Box<Live>),
     /// Files that the system or a second start handed over.
@@ -81,6 +84,8 @@ pub struct Snapshot {
     pub session: Value,
     /// Stacks that were saved under a name.
     pub stacks: Vec<NamedStack>,
+    /// All sheets, the newest first.
+    pub sheets: Vec<SheetEntry>,
     /// Parameters to begin with: those that suit the starter, without adapters.
     pub defaults: GenerationParams,
     /// The device and the precision: "CPU · f32".

@@ -35,6 +35,7 @@ pub mod queue;
 mod recipe;
 mod resolve;
 pub mod settings;
+pub mod sheet;
 pub mod starter;
 mod studio;
 pub mod tags;

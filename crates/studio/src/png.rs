@@ -24,6 +24,9 @@ pub const RECIPE: &str = "impasto";
 /// The keyword of A1111's text.
 pub const PARAMETERS: &str = "parameters";
 
+/// The keyword of a sheet's axes, as JSON.
+pub const SHEET: &str = "impasto-sheet";
+
 /// More text than any recipe has; compressed text is not unpacked beyond it.
 const MAX_TEXT: usize = 4 << 20;
 
@@ -37,25 +40,39 @@ pub fn save(
     image: &engine::Image,
     recipe: &GenerationParams,
 ) -> io::Result<()> {
-    files::write(path, existing, |writer| encode(writer, image, recipe))
+    write(path, existing, image, &recipe_texts(recipe))
+}
+
+/// A recipe in both forms, by keyword.
+pub(crate) fn recipe_texts(recipe: &GenerationParams) -> Vec<(&'static str, String)> {
+    vec![(RECIPE, recipe.to_json().to_string()), (PARAMETERS, infotext::write(recipe))]
+}
+
+/// Writes a picture with texts, by keyword: the whole file or nothing.
+pub(crate) fn write(
+    path: &Path,
+    existing: Existing,
+    image: &engine::Image,
+    texts: &[(&str, String)],
+) -> io::Result<()> {
+    files::write(path, existing, |writer| encode(writer, image, texts))
 }
 
 fn encode(
     writer: &mut dyn Write,
     image: &engine::Image,
-    recipe: &GenerationParams,
+    texts: &[(&str, String)],
 ) -> io::Result<()> {
     let encode = || -> Result<(), EncodingError> {
         let mut encoder = Encoder::new(writer, image.width, image.height);
         encoder.set_color(ColorType::Rgb);
         encoder.set_depth(BitDepth::Eight);
-        for (keyword, text) in
-            [(RECIPE, recipe.to_json().to_string()), (PARAMETERS, infotext::write(recipe))]
-        {
+        for (keyword, text) in texts {
+            let (keyword, text) = ((*keyword).to_owned(), text.clone());
             if text.chars().all(|c| u8::try_from(c).is_ok()) {
-                encoder.add_text_chunk(keyword.into(), text)?;
+                encoder.add_text_chunk(keyword, text)?;
             } else {
-                encoder.add_itxt_chunk(keyword.into(), text)?;
+                encoder.add_itxt_chunk(keyword, text)?;
             }
         }
         let mut writer = encoder.write_header()?;

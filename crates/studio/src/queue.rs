@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
-use crate::{Code, Error, Failure, GenerationParams, Result, db, gallery};
+use crate::{Code, Error, Failure, GenerationParams, Result, db, gallery, sheet};
 
 /// One picture that is wanted.
 #[derive(Debug, Clone, PartialEq, Serialize, TS)]
@@ -25,6 +25,8 @@ pub struct Job {
     pub error: Option<Failure>,
     /// Milliseconds since 1970.
     pub created_at: i64,
+    /// The sheet that it is a cell of.
+    pub sheet: Option<u32>,
 }
 
 /// Where a job is on its way.
@@ -106,7 +108,7 @@ impl JobState {
         }
     }
 
-    fn of(name: &str) -> JobState {
+    pub(crate) fn of(name: &str) -> JobState {
         match name {
             "queued" => JobState::Queued,
             "running" => JobState::Running,
@@ -124,7 +126,8 @@ impl JobState {
     }
 }
 
-const COLUMNS: &str = "id, state, params, image, error, created_at";
+const COLUMNS: &str = "id, state, params, image, error, created_at,
+    (SELECT sheet FROM sheet_cell WHERE sheet_cell.job = job.id)";
 
 fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
     let params: String = row.get(2)?;
@@ -137,7 +140,8 @@ fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
         error = Some(Failure::from(&Error::new(Code::Unknown, "this job cannot be read any more")));
         GenerationParams::default()
     });
-    Ok(Job { id: row.get(0)?, state, params, image: row.get(3)?, error, created_at: row.get(5)? })
+    let (id, image, created_at, sheet) = (row.get(0)?, row.get(3)?, row.get(5)?, row.get(6)?);
+    Ok(Job { id, state, params, image, error, created_at, sheet })
 }
 
 /// Adds a job at the end.
@@ -218,6 +222,9 @@ pub(crate) fn set(
         "UPDATE job SET state = ?2, image = ?3, error = ?4 WHERE id = ?1",
         params![id, state.name(), image, error],
     )?;
+    if let Some(image) = image {
+        sheet::keep_image(db, id, image)?;
+    }
     get(db, id)
 }
 

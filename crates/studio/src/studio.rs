@@ -30,7 +30,9 @@ use crate::{
     input::Inputs,
     library::Library,
     lock::FolderLock,
-    queue, starter, worker,
+    queue,
+    sheet::{self, AxisWish, Grid, Sheet, SheetEntry, SheetPlan},
+    starter, worker,
 };
 
 /// How long a closing studio waits for what is being made to stop.
@@ -150,6 +152,7 @@ impl Studio {
             live: state.live.clone(),
             session: session(&db)?,
             stacks: stacks(&db)?,
+            sheets: sheet::all(&db)?,
             defaults,
             device: self.desk.device_label(precision),
             output_folder: self.desk.gallery.folder().display().to_string(),
@@ -205,7 +208,7 @@ impl Studio {
     /// # Errors
     /// Fails if there is no such job.
     pub fn cancel_job(&self, job: u32) -> Result<()> {
-        self.desk.cancel(job)
+        self.desk.cancel(&[job])
     }
 
     /// Puts a job that ended without a picture at the end of the queue again.
@@ -241,6 +244,92 @@ impl Studio {
     /// Fails if the database cannot be read.
     pub fn set_paused(&self, paused: bool) -> Result<()> {
         self.desk.set_paused(paused)
+    }
+
+    // ---- sheets
+
+    /// What a sheet along one or two axes would be.
+    ///
+    /// # Errors
+    /// Names the axis and the value that cannot be used, or says that there are too few or too many pictures.
+    pub fn plan_sheet(
+        &self,
+        params: &GenerationParams,
+        x: &AxisWish,
+        y: Option<&AxisWish>,
+    ) -> Result<SheetPlan> {
+        let names = self.desk.cards.names()?;
+        self.desk.plan_sheet(&Grid::plan(params.clone(), x, y, &names)?)
+    }
+
+    /// Starts a sheet: a job for each of its cells, all with the same seed; gives its id.
+    ///
+    /// # Errors
+    /// Those of [`Studio::plan_sheet`]; or nothing can be written.
+    pub fn start_sheet(
+        &self,
+        params: &GenerationParams,
+        x: &AxisWish,
+        y: Option<&AxisWish>,
+    ) -> Result<u32> {
+        let names = self.desk.cards.names()?;
+        self.desk.start_sheet(&Grid::plan(params.clone(), x, y, &names)?)
+    }
+
+    /// All sheets, the newest first.
+    ///
+    /// # Errors
+    /// Fails if the database cannot be read.
+    pub fn sheets(&self) -> Result<Vec<SheetEntry>> {
+        self.desk.sheets()
+    }
+
+    /// A sheet with its cells.
+    ///
+    /// # Errors
+    /// Fails if there is no such sheet.
+    pub fn sheet(&self, id: u32) -> Result<Sheet> {
+        self.desk.sheet(id)
+    }
+
+    /// What a cell of a sheet was asked to be. Its picture's recipe lacks what weighed nothing there.
+    ///
+    /// # Errors
+    /// Fails if there is no such sheet or cell.
+    pub fn sheet_cell(&self, id: u32, place: u32) -> Result<GenerationParams> {
+        self.desk.sheet_cell(id, place as usize)
+    }
+
+    /// Stops what is left of a sheet: its running job and those that wait.
+    ///
+    /// # Errors
+    /// Fails if there is no such sheet.
+    pub fn cancel_sheet(&self, id: u32) -> Result<()> {
+        self.desk.cancel_sheet(id)
+    }
+
+    /// Puts the cells that have no picture into the queue again.
+    ///
+    /// # Errors
+    /// Fails if there is no such sheet.
+    pub fn complete_sheet(&self, id: u32) -> Result<()> {
+        self.desk.complete_sheet(id)
+    }
+
+    /// Deletes a sheet and stops what is left of it; its pictures stay in the gallery.
+    ///
+    /// # Errors
+    /// Fails if there is no such sheet.
+    pub fn delete_sheet(&self, id: u32) -> Result<()> {
+        self.desk.delete_sheet(id)
+    }
+
+    /// Writes a sheet as one PNG with labels and its recipe; cells without a picture are empty.
+    ///
+    /// # Errors
+    /// Fails if there is no such sheet, or nothing can be written there.
+    pub fn export_sheet(&self, id: u32, path: &Path) -> Result<()> {
+        self.desk.export_sheet(id, path)
     }
 
     // ---- Live
@@ -318,6 +407,12 @@ impl Studio {
     /// Fails if there is no such picture.
     pub fn image_path(&self, id: u32) -> Result<PathBuf> {
         self.desk.gallery.path(id)
+    }
+
+    /// Where pictures go.
+    #[must_use]
+    pub fn pictures_folder(&self) -> PathBuf {
+        self.desk.gallery.folder()
     }
 
     /// The recipe of a picture, as other programs write it.

@@ -383,7 +383,7 @@ mod tests {
         for (prompt, expected) in cases {
             let found = split(&prompt);
             assert_eq!(found.warnings, [""; 0], "{prompt}");
-            assert_eq!(found.tags, [expected.clone()], "{prompt}");
+            assert_eq!(found.tags, std::slice::from_ref(&expected), "{prompt}");
             let params = expected.clone().into_params(20);
             assert_eq!(Tag::of(&params, 20), expected, "{prompt}");
         }

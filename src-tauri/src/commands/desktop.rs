@@ -122,6 +122,35 @@ pub(super) async fn choose_folder(window: WebviewWindow) -> Result<Option<PathBu
     Ok(ask(move || dialog.blocking_pick_folder()).await?.and_then(path))
 }
 
+/// Asks where a sheet goes, and writes it there: the page cannot name a place by itself.
+#[tauri::command]
+pub(super) async fn export_sheet(
+    studio: Held<'_>,
+    window: WebviewWindow,
+    sheet: u32,
+) -> Result<Option<PathBuf>> {
+    let studio = studio.inner().clone();
+    let title = studio.sheet(sheet)?.title;
+    let dialog = dialog(&window)
+        .set_title("Save the sheet")
+        .set_directory(studio.pictures_folder())
+        .set_file_name(format!("{}.png", file_name(&title)))
+        .add_filter("PNG", &["png"]);
+    let Some(chosen) = ask(move || dialog.blocking_save_file()).await?.and_then(path) else {
+        return Ok(None);
+    };
+    let chosen = match chosen.extension() {
+        Some(extension) if extension.eq_ignore_ascii_case("png") => chosen,
+        _ => PathBuf::from(format!("{}.png", chosen.display())),
+    };
+    ask(move || studio.export_sheet(sheet, &chosen).map(|()| Some(chosen))).await?
+}
+
+/// A title as a file's name: without what some systems forbid there.
+fn file_name(title: &str) -> String {
+    title.replace(['/', '\\', ':', '*', '?', '"', '<', '>', '|'], "-")
+}
+
 fn dialog(window: &WebviewWindow) -> FileDialogBuilder<tauri::Wry> {
     window.dialog().file().set_parent(window)
 }

@@ -9,6 +9,7 @@ mod gallery;
 mod library;
 mod queue;
 mod session;
+mod sheet;
 
 pub(crate) use desktop::Clipboard;
 use std::sync::Arc;
@@ -29,6 +30,14 @@ pub(crate) fn all() -> impl Fn(Invoke<Wry>) -> bool + Send + Sync + 'static {
         queue::dismiss_job,
         queue::move_job,
         queue::set_paused,
+        sheet::plan_sheet,
+        sheet::start_sheet,
+        sheet::sheet,
+        sheet::sheet_cell,
+        sheet::cancel_sheet,
+        sheet::complete_sheet,
+        sheet::delete_sheet,
+        desktop::export_sheet,
         queue::live,
         queue::live_off,
         gallery::image_ids,

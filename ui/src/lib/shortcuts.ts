@@ -47,6 +47,16 @@ export const SHORTCUTS: Group[] = [
 		]
 	},
 	{
+		group: 'Sheet',
+		items: [
+			{ keys: 'S', does: 'Make a sheet: many pictures in a grid' },
+			{ keys: 'Arrows', does: 'To the cell beside it, or to its picture' },
+			{ keys: 'Enter', does: 'The cell alone on the easel; once more takes it' },
+			{ keys: 'T', does: 'Take the cell: its recipe goes into the studio' },
+			{ keys: 'Escape', does: 'Back to all cells, then to the picture' }
+		]
+	},
+	{
 		group: 'Weights and numbers',
 		items: [
 			{ keys: 'Arrows', does: 'A step: 0.05 for a weight' },

@@ -21,7 +21,7 @@ fn in_the_midst(desk: &Desk, options: &str) -> Child {
 }
 
 /// The shell's own `kill`: a bare Debian has no program of that name.
-fn signal(child: &Child, name: &str) {
+pub(crate) fn signal(child: &Child, name: &str) {
     let kill = format!("kill {name} {}", child.id());
     let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
     assert!(sent.success());

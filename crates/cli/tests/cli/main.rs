@@ -8,6 +8,7 @@ mod convert;
 mod pictures;
 mod program;
 mod recipes;
+mod sheets;
 mod wrong_inputs;
 
 #[cfg(unix)]

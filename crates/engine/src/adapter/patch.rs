@@ -87,7 +87,9 @@ impl Stack {
         let shares = |coat: &Coat| {
             [Block::TextEncoder, Block::TextEncoder2].map(|block| self.share(coat, block))
         };
-        let shares = self.coats.iter().map(shares);
+        let in_text = |module: &str| self.blocks.get(module).is_text_encoder();
+        let coats = self.coats.iter().filter(|coat| coat.fitted.fit.modules().any(in_text));
+        let shares = coats.map(shares);
         shares.filter(|shares| shares.iter().any(|share| share.2 != 0)).collect()
     }
 

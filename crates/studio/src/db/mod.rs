@@ -2,7 +2,7 @@
 //!
 //! | Table | |
 //! |---|---|
-//! | `job`, `session`, `stack`, `image_note`, `model_note`, `model_use`, `placed_model`, `answered_offer` | the person's own; never dropped |
+//! | `job`, `session`, `stack`, `image_note`, `model_note`, `model_use`, `placed_model`, `answered_offer`, `sheet`, `sheet_cell` | the person's own; never dropped |
 //! | `image`, `image_adapter`, `model_file` | can be rebuilt from the files |
 //!
 //! Migrations only add, so that an older program still opens the database of a newer one. A database
@@ -82,6 +82,24 @@ const MIGRATIONS: &[&str] = &["
 ", "
     CREATE TABLE answered_offer (path TEXT PRIMARY KEY) STRICT;
     ALTER TABLE model_note ADD COLUMN prediction TEXT;
+", "
+    CREATE TABLE sheet (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        title TEXT NOT NULL,
+        params TEXT NOT NULL,
+        axes TEXT NOT NULL,
+        columns INTEGER NOT NULL,
+        cells INTEGER NOT NULL,
+        created_at INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE sheet_cell (
+        sheet INTEGER NOT NULL REFERENCES sheet (id) ON DELETE CASCADE,
+        place INTEGER NOT NULL,
+        job INTEGER NOT NULL,
+        image INTEGER,
+        PRIMARY KEY (sheet, place)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX sheet_cell_job ON sheet_cell (job);
 "];
 
 /// The one connection.

@@ -4,6 +4,7 @@
  */
 import { Channel, invoke } from '@tauri-apps/api/core';
 import type {
+	AxisWish,
 	Catalog,
 	ConvertPlan,
 	ConvertWish,
@@ -22,6 +23,8 @@ import type {
 	ModelNote,
 	RecipeOffer,
 	Settings,
+	Sheet,
+	SheetPlan,
 	StackStrength,
 	TokenCount
 } from './types';
@@ -47,6 +50,25 @@ export const ipc = {
 	dismissJob: (job: number) => call<void>('dismiss_job', { job }),
 	moveJob: (job: number, before: number | null) => call<void>('move_job', { job, before }),
 	setPaused: (paused: boolean) => call<void>('set_paused', { paused }),
+
+	// Sheets
+	/** What a sheet along one or two axes would be. Fails with what is wrong about an axis. */
+	planSheet: (params: GenerationParams, x: AxisWish, y: AxisWish | null) =>
+		call<SheetPlan>('plan_sheet', { params, x, y }),
+	/** A job for each cell, all with one seed; the id of the sheet. */
+	startSheet: (params: GenerationParams, x: AxisWish, y: AxisWish | null) =>
+		call<number>('start_sheet', { params, x, y }),
+	sheet: (id: number) => call<Sheet>('sheet', { id }),
+	/** What a cell was asked to be: its picture’s recipe lacks what weighed nothing there. */
+	sheetCell: (id: number, place: number) => call<GenerationParams>('sheet_cell', { id, place }),
+	/** Stops what is left of it. */
+	cancelSheet: (id: number) => call<void>('cancel_sheet', { id }),
+	/** Puts the cells without a picture into the queue again. */
+	completeSheet: (id: number) => call<void>('complete_sheet', { id }),
+	/** The pictures stay in the gallery. */
+	deleteSheet: (id: number) => call<void>('delete_sheet', { id }),
+	/** Asks where, and writes it as one picture with labels; `null`: the person thought better of it. */
+	exportSheet: (sheet: number) => call<string | null>('export_sheet', { sheet }),
 
 	// Live
 	/** Asks for a frame; the newest wish wins. `moving`: fewer steps, while the hand moves. */

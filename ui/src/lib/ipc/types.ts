@@ -346,7 +346,11 @@ error: Failure | null,
 /**
  * Milliseconds since 1970.
  */
-created_at: number, };
+created_at: number, 
+/**
+ * The sheet that it is a cell of.
+ */
+sheet: number | null, };
 
 /**
  * What the engine is doing.
@@ -389,6 +393,189 @@ preview: number | null,
  * Until the picture is there, once that can be told.
  */
 seconds_left: number | null, };
+
+/**
+ * Which weights of an adapter an axis changes.
+ */
+export type WeightPart = "both" | "unet" | "text_encoder";
+
+/**
+ * What changes along an axis.
+ */
+export type AxisTarget = { "kind": "weight", 
+/**
+ * The adapter.
+ */
+file: FileRef, 
+/**
+ * Which of its weights.
+ */
+part: WeightPart, } | { "kind": "steps" } | { "kind": "guidance" } | { "kind": "seed" } | { "kind": "sampler" } | { "kind": "schedule" } | { "kind": "clip_skip" } | { "kind": "denoising" } | { "kind": "model" } | { "kind": "words" };
+
+/**
+ * An axis as a person asks for it.
+ */
+export type AxisWish = { 
+/**
+ * What changes.
+ */
+target: AxisTarget, 
+/**
+ * What the person calls an adapter; `null`: what the library calls it.
+ */
+title: string | null, 
+/**
+ * Values between commas, with ranges: `0-1 (+0.25)`, `0-1 [5]`, `1-5`.
+ */
+values: string, };
+
+/**
+ * What must be made anew where a value changes, from the cheapest on.
+ */
+export type Reach = "sampling" | "unet" | "conditioning" | "model";
+
+/**
+ * What is put in at a place.
+ */
+export type Entry = number | string;
+
+/**
+ * A place on an axis.
+ */
+export type AxisValue = { 
+/**
+ * For a person.
+ */
+label: string, 
+/**
+ * What is put in.
+ */
+value: Entry, };
+
+/**
+ * An axis as it is drawn.
+ */
+export type Axis = { 
+/**
+ * What changes.
+ */
+target: AxisTarget, 
+/**
+ * What it is called.
+ */
+title: string, 
+/**
+ * What must be made anew from one value to the next.
+ */
+reach: Reach, 
+/**
+ * From left to right, or from the bottom to the top.
+ */
+values: Array<AxisValue>, };
+
+/**
+ * A cell of a sheet.
+ */
+export type SheetCell = { 
+/**
+ * Id of the job that makes it or made it; the job may have left the list.
+ */
+job: number, 
+/**
+ * Where it is on its way.
+ */
+state: JobState, 
+/**
+ * Its picture; `null`: there is none, or it was deleted.
+ */
+image: number | null, };
+
+/**
+ * A sheet with its cells.
+ */
+export type Sheet = { 
+/**
+ * Counts up, never used again.
+ */
+id: number, 
+/**
+ * What it is called.
+ */
+title: string, 
+/**
+ * The recipe of which all cells are made.
+ */
+params: GenerationParams, 
+/**
+ * From left to right.
+ */
+x: Axis, 
+/**
+ * From the bottom to the top.
+ */
+y: Axis | null, 
+/**
+ * From the left, then from the bottom.
+ */
+cells: Array<SheetCell>, 
+/**
+ * Milliseconds since 1970.
+ */
+created_at: number, };
+
+/**
+ * A sheet in a list.
+ */
+export type SheetEntry = { 
+/**
+ * See [`Sheet::id`].
+ */
+id: number, 
+/**
+ * What it is called.
+ */
+title: string, 
+/**
+ * Cells from left to right.
+ */
+columns: number, 
+/**
+ * Cells from the bottom to the top.
+ */
+rows: number, 
+/**
+ * Milliseconds since 1970.
+ */
+created_at: number, };
+
+/**
+ * What a sheet would be.
+ */
+export type SheetPlan = { 
+/**
+ * What it would be called.
+ */
+title: string, 
+/**
+ * Labels from left to right.
+ */
+columns: Array<string>, 
+/**
+ * Labels from the bottom to the top; one empty label without a second axis.
+ */
+rows: Array<string>, 
+/**
+ * How many pictures.
+ */
+pictures: number, 
+/**
+ * About how long it takes; `null` where nothing alike was made before.
+ */
+seconds: number | null, 
+/**
+ * Whether the prompts are encoded once for all of it.
+ */
+shared: boolean, };
 
 /**
  * One picture with all that is known of it.
@@ -891,7 +1078,11 @@ folder: boolean,
 /**
  * Without extension; `null`: one that fits.
  */
-name: string | null, };
+name: string | null, 
+/**
+ * A stack that is written into it.
+ */
+adapters: Array<AdapterParams>, };
 
 /**
  * How numbers are stored.
@@ -1334,6 +1525,10 @@ session: unknown,
  */
 stacks: Array<NamedStack>, 
 /**
+ * All sheets, the newest first.
+ */
+sheets: Array<SheetEntry>, 
+/**
  * Parameters to begin with: those that suit the starter, without adapters.
  */
 defaults: GenerationParams, 
@@ -1381,4 +1576,4 @@ revision: number, } } | { "event": "library", "data": {
 /**
  * Counts up.
  */
-revision: number, } } | { "event": "copying", "data": CopyProgress } | { "event": "converting", "data": ConvertProgress } | { "event": "settings", "data": Settings } | { "event": "stacks", "data": Array<NamedStack> } | { "event": "live", "data": Live } | { "event": "files", "data": Array<string> } | { "event": "notice", "data": Notice };
+revision: number, } } | { "event": "copying", "data": CopyProgress } | { "event": "converting", "data": ConvertProgress } | { "event": "settings", "data": Settings } | { "event": "stacks", "data": Array<NamedStack> } | { "event": "sheets", "data": Array<SheetEntry> } | { "event": "live", "data": Live } | { "event": "files", "data": Array<string> } | { "event": "notice", "data": Notice };

@@ -38,6 +38,8 @@ export class Easel {
 	#follow = true;
 
 	onchange: (() => void) | null = null;
+	/** The person wants a picture here: what lay over the easel goes. */
+	onpick: (() => void) | null = null;
 
 	constructor(queue: Queue, live: Live) {
 		this.#queue = queue;
@@ -94,6 +96,7 @@ export class Easel {
 
 	/** The person picks a picture: new ones no longer push it aside. */
 	show(image: GalleryImage) {
+		this.onpick?.();
 		this.#follow = false;
 		this.#split = null;
 		this.#put(image);
@@ -101,6 +104,7 @@ export class Easel {
 
 	/** The person generates: what comes is shown as it forms. */
 	follow() {
+		this.onpick?.();
 		this.#follow = true;
 		this.#split = null;
 	}

@@ -17,6 +17,8 @@ export class Queue {
 	#ended = $derived(
 		[...this.#jobs.values()]
 			.filter((job) => WITHOUT_PICTURE.includes(job.state))
+			// A sheet shows by itself what was cancelled of it, and makes it again.
+			.filter((job) => job.sheet === null || job.state !== 'cancelled')
 			.sort((a, b) => b.id - a.id)
 	);
 
@@ -82,13 +84,23 @@ export class Queue {
 		for (const job of this.#ended) await ipc.dismissJob(job.id);
 	}
 
-	/** Moves a waiting job; shown at once, and confirmed by the `queue` event. */
-	move(id: number, to: number) {
+	/** Moves a waiting job before another, or to the end; shown at once, and confirmed by the `queue` event. */
+	move(id: number, before: number | null) {
 		const order = this.#waiting.map((job) => job.id).filter((other) => other !== id);
-		const before = order[to] ?? null;
-		order.splice(to, 0, id);
+		order.splice(before === null ? order.length : order.indexOf(before), 0, id);
 		this.#order = order;
 		return ipc.moveJob(id, before);
+	}
+
+	/** Waiting jobs in rows: cells of one sheet that follow each other are one. */
+	get rows(): readonly Job[][] {
+		const rows: Job[][] = [];
+		for (const job of this.#waiting) {
+			const last = rows.at(-1);
+			if (last && job.sheet !== null && last[0]?.sheet === job.sheet) last.push(job);
+			else rows.push([job]);
+		}
+		return rows;
 	}
 
 	handle(event: Event) {

@@ -3,6 +3,7 @@ import { ipc } from '$lib/ipc/client';
 import type { Zoom } from './easel.svelte';
 import type { SavedGallery } from './gallery.svelte';
 import type { Document } from './generation.svelte';
+import type { SavedSheet } from './sheets.svelte';
 import type { SavedShelf } from './shelf.svelte';
 import type { SavedView } from './view.svelte';
 
@@ -11,6 +12,7 @@ export interface SavedSession {
 	document: Document;
 	view: SavedView;
 	easel: { zoom: Zoom; shown: number | null };
+	sheet?: SavedSheet | null;
 	gallery?: Partial<SavedGallery>;
 	shelf?: Partial<SavedShelf>;
 }
@@ -55,6 +57,7 @@ export function readSession(saved: unknown): SavedSession | null {
 		document: session.document,
 		view: { tab: 'studio', more: false, ...session.view },
 		easel: { zoom: null, shown: null, ...session.easel },
+		sheet: session.sheet ?? null,
 		gallery: session.gallery ?? {},
 		shelf: session.shelf ?? {}
 	};

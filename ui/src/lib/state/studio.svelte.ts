@@ -32,6 +32,7 @@ import { Recents } from './recents.svelte';
 import { readSession, Session, type SavedSession } from './session';
 import { SettingsState } from './settings.svelte';
 import { Strengths } from './strengths.svelte';
+import { Sheets } from './sheets.svelte';
 import { Toasts } from './toasts.svelte';
 import { Tokens } from './tokens.svelte';
 import { View } from './view.svelte';
@@ -74,6 +75,7 @@ export class Studio {
 	readonly live: Live;
 	readonly easel: Easel;
 	readonly blend: Blend;
+	readonly sheets: Sheets;
 	readonly drop: Drop;
 	readonly deletion: Deletion;
 
@@ -123,6 +125,7 @@ export class Studio {
 		);
 		this.easel = new Easel(this.queue, this.live);
 		this.blend = new Blend(this.generation);
+		this.sheets = new Sheets((error) => this.toasts.fail(error));
 		this.drop = new Drop(
 			() => this.groundCard?.id ?? null,
 			(dropped) => this.#receive(dropped),
@@ -152,6 +155,10 @@ export class Studio {
 				action: { label: 'Take them back', run }
 			});
 		this.view.onchange = this.easel.onchange = () => this.#session.touch();
+		this.sheets.onchange = () => this.#session.touch();
+		this.easel.onpick = () => this.sheets.close();
+		// How close one looks at a picture suits no grid, nor the other way round.
+		this.sheets.onturn = () => this.easel.setZoom(null);
 		this.gallery.onchange = this.library.shelf.onchange = () => this.#session.touch();
 		this.library.onchange = () => {
 			if (this.#untouched) this.#layStarter();
@@ -281,6 +288,20 @@ export class Studio {
 		for (const message of warnings) this.toasts.show({ message });
 	}
 
+	/** Takes the chosen cell of a sheet: its picture onto the easel, its recipe into the studio. */
+	async takeCell() {
+		const { shown, at, image } = this.sheets;
+		if (!shown) return;
+		try {
+			const params = await ipc.sheetCell(shown.id, at);
+			if (image) this.easel.show(image);
+			else this.sheets.close();
+			await this.restore(params, 'all');
+		} catch (error) {
+			this.toasts.fail(error);
+		}
+	}
+
 	/** A picture of the gallery as the one to start from. */
 	async startFrom(id: number) {
 		try {
@@ -319,6 +340,7 @@ export class Studio {
 		this.queue.handle(event);
 		this.live.handle(event);
 		this.easel.handle(event);
+		this.sheets.handle(event);
 		this.recents.handle(event);
 		this.library.handle(event);
 		this.gallery.handle(event);
@@ -357,6 +379,7 @@ export class Studio {
 		const shown = session?.easel.shown;
 		const image = (shown != null && this.recents.byId(shown)) || this.recents.images[0];
 		this.easel.begin(image || undefined, session?.easel.zoom ?? null);
+		await this.sheets.load(session?.sheet).catch((error) => this.toasts.fail(error));
 		this.#askFits();
 		this.#askTokens();
 	}
@@ -418,6 +441,7 @@ export class Studio {
 			document: this.generation.save(),
 			view: this.view.save(),
 			easel: { zoom: this.easel.zoom, shown: this.easel.image?.id ?? null },
+			sheet: this.sheets.save(),
 			gallery: this.gallery.save(),
 			shelf: this.library.shelf.save()
 		};
