@@ -487,6 +487,10 @@ const cardOf = (id: number) => cards.find((card) => card.id === id);
 
 const commands: Record<string, Command> = {
 	catalog: () => ({
+		accelerations: [
+			['lcm', 'LCM'],
+			['lightning', 'Lightning']
+		].map(([id, name]) => ({ id, name })),
 		samplers: [
 			['euler', 'Euler'],
 			['euler_a', 'Euler a'],

@@ -60,7 +60,8 @@ function card(part: Partial<ModelCard> & Pick<ModelCard, 'name' | 'title' | 'kin
 			trigger_words: null,
 			default_weight: null,
 			pigment: null,
-			prediction: null
+			prediction: null,
+			acceleration: null
 		},
 		...part
 	};

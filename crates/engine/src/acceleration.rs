@@ -89,6 +89,15 @@ pub static METHODS: &[Method] = &[
     },
 ];
 
+impl Acceleration {
+    /// What a method wants whose id is known.
+    #[must_use]
+    pub fn by(id: &str) -> Option<Acceleration> {
+        let method = METHODS.iter().find(|method| method.id == id)?;
+        Some(Acceleration { method, steps: method.steps })
+    }
+}
+
 /// What names (of a file, in its metadata) say; the first that says something counts.
 pub fn recognize<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Acceleration> {
     names.into_iter().find_map(|name| {

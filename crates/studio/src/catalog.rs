@@ -1,6 +1,9 @@
 //! The tables that a window builds its lists from.
 
-use engine::sample::{SAMPLERS, schedule::SCHEDULES};
+use engine::{
+    acceleration::METHODS,
+    sample::{SAMPLERS, schedule::SCHEDULES},
+};
 use serde::Serialize;
 use ts_rs::TS;
 
@@ -11,6 +14,8 @@ pub struct Catalog {
     pub samplers: Vec<Choice>,
     /// In the order in which they are shown.
     pub schedules: Vec<Choice>,
+    /// Methods by which models and adapters were made to need few steps.
+    pub accelerations: Vec<Choice>,
     /// What this machine could compute on.
     pub devices: Vec<Device>,
     /// Of a picture, in pixels.
@@ -51,6 +56,7 @@ impl Catalog {
         Catalog {
             samplers: SAMPLERS.iter().map(|record| choice(record.id, record.name)).collect(),
             schedules: SCHEDULES.iter().map(|record| choice(record.id, record.name)).collect(),
+            accelerations: METHODS.iter().map(|record| choice(record.id, record.name)).collect(),
             devices: engine::devices()
                 .into_iter()
                 .map(|device| Device {

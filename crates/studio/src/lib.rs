@@ -38,6 +38,7 @@ pub mod settings;
 pub mod sheet;
 pub mod starter;
 mod studio;
+pub mod swarm;
 pub mod tags;
 mod worker;
 

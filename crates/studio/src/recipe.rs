@@ -1,14 +1,14 @@
 //! Recipes: reading back how a picture was made.
 //!
-//! From a PNG of ours the JSON is read, from others A1111's text: a PNG's `parameters`, or the user
-//! comment of a JPEG or WebP. A file may also hold either of the two by itself.
+//! From a PNG of ours the JSON is read, from others A1111's text or SwarmUI's JSON: a PNG's `parameters`, or
+//! the user comment of a JPEG or WebP. A file may also hold one of them by itself.
 
 use std::{io::Read, path::Path};
 
 use fs_err as fs;
 use serde_json::Value;
 
-use crate::{Code, Error, Result, exif, infotext, params::Fields, picture, png};
+use crate::{Code, Error, Result, exif, infotext, params::Fields, picture, png, swarm};
 
 /// No picture with a recipe is larger, in bytes.
 const MAX_FILE: u64 = 256 << 20;
@@ -75,6 +75,9 @@ fn from_text(path: &Path, text: &str) -> Result<Recipe> {
 
 fn from_texts(path: &Path, texts: &[(String, String)]) -> Result<Recipe> {
     let text = |keyword: &str| texts.iter().find(|(found, _)| found == keyword).map(|(_, t)| t);
+    if let Some((fields, warnings)) = text(png::RECIPE).and_then(|text| swarm::read(text)) {
+        return Ok(Recipe { fields, warnings });
+    }
     if let Some(json) = text(png::RECIPE) {
         return match serde_json::from_str(json) {
             Ok(Value::Object(fields)) => Ok(Recipe { fields, warnings: Vec::new() }),
@@ -82,7 +85,9 @@ fn from_texts(path: &Path, texts: &[(String, String)]) -> Result<Recipe> {
             Err(error) => Err(without(path, &format!("it is not valid JSON ({error})"))),
         };
     }
-    if let Some((fields, warnings)) = text(png::PARAMETERS).and_then(|text| infotext::read(text)) {
+    let parameters = text(png::PARAMETERS);
+    let read = parameters.and_then(|text| infotext::read(text).or_else(|| swarm::read(text)));
+    if let Some((fields, warnings)) = read {
         return Ok(Recipe { fields, warnings });
     }
     let json_of_others = text(png::PARAMETERS).is_some_and(|text| text.starts_with('{'));
@@ -97,7 +102,7 @@ fn from_texts(path: &Path, texts: &[(String, String)]) -> Result<Recipe> {
 fn without(path: &Path, reason: &str) -> Error {
     let message = format!("cannot read a recipe from `{}`: {reason}", path.display());
     Error::new(Code::Unknown, message)
-        .hint("recipes are read from our pictures, from A1111's (PNG, JPEG, WebP), and from JSON")
+        .hint("recipes are read from our pictures, from those of A1111 and SwarmUI (PNG, JPEG, WebP), and from JSON")
 }
 
 #[cfg(test)]

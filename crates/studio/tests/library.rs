@@ -324,11 +324,16 @@ fn what_the_person_says_goes_with_the_contents() {
         default_weight: Some(0.5),
         pigment: Some(11),
         prediction: Some(studio::Prediction::VPrediction),
+        acceleration: Some("lcm".into()),
     };
     desk.studio.set_model_note(card.id, &note).unwrap();
     let wrong = ModelNote { pigment: Some(12), ..ModelNote::default() };
     let error = desk.studio.set_model_note(card.id, &wrong).unwrap_err();
     assert_eq!(error.code(), Code::InvalidParams { field: "pigment" });
+    let wrong = ModelNote { acceleration: Some("magic".into()), ..ModelNote::default() };
+    let error = desk.studio.set_model_note(card.id, &wrong).unwrap_err();
+    assert_eq!(error.code(), Code::InvalidParams { field: "acceleration" });
+    assert_eq!(desk.card("a").acceleration.map(|few| (few.name, few.steps)), Some(("LCM".into(), 6)));
 
     fs::rename(own.join("a.safetensors"), own.join("b.safetensors")).unwrap();
     desk.wait_until(|cards| cards.iter().any(|card| card.name == "b" && card.title == "My own"));

@@ -30,6 +30,7 @@ use std::{
 };
 
 use engine::{
+    acceleration::Acceleration,
     adapter::{AdapterReport, Outline, Target, block::Block},
     checkpoint::header::TensorFile,
 };
@@ -54,7 +55,7 @@ use crate::{
     hash::{self, HashCache},
     input::Inputs,
     library::Entry,
-    starter::{self, Starter, Style},
+    starter::{self, Starter, Style, Suggestion},
 };
 
 /// Modules without effect that are told of; the rest is counted.
@@ -260,6 +261,11 @@ impl Cards {
         let words = note.trigger_words.as_ref().or(style.map(|style| &style.trigger_words));
         let weight = note.default_weight.or(style.map(|style| style.weight.default));
         let runs = reading.kind == ModelKind::Checkpoint && reading.usable;
+        // What the person says wins; "none" and the like are no method.
+        let acceleration = match &note.acceleration {
+            Some(id) => Acceleration::by(id).map(Suggestion::from),
+            None => reading.acceleration.clone(),
+        };
         ModelCard {
             id,
             kind: reading.kind,
@@ -290,11 +296,11 @@ impl Cards {
                 let starter = self.0.starter.as_ref().filter(|_| file.starter);
                 let mut params = starter::defaults(FileRef::named(&name), starter);
                 if starter.is_none() {
-                    starter::suit(&mut params, reading.native_size, reading.acceleration.as_ref());
+                    starter::suit(&mut params, reading.native_size, acceleration.as_ref());
                 }
                 params
             }),
-            acceleration: reading.acceleration.clone(),
+            acceleration,
             facts: reading.facts.clone(),
             used_at,
             note,
@@ -363,6 +369,10 @@ impl Cards {
         let invalid = |field, message: &str| Error::new(Code::InvalidParams { field }, message);
         if note.pigment.is_some_and(|pigment| pigment >= PIGMENTS) {
             return Err(invalid("pigment", "there is no such pigment"));
+        }
+        let method = |id: &String| id == "none" || Acceleration::by(id).is_some();
+        if !note.acceleration.as_ref().is_none_or(method) {
+            return Err(invalid("acceleration", "there is no such method"));
         }
         if note.default_weight.is_some_and(|weight| !weight.is_finite()) {
             return Err(invalid("default_weight", "a weight is a number"));

@@ -127,7 +127,7 @@ pub(super) struct Said {
 /// What the person said, by hash.
 pub(super) fn said(db: &Connection) -> Result<HashMap<String, Said>> {
     let mut statement = db.prepare(
-        "SELECT sha256, title, trigger_words, default_weight, pigment, cover, prediction
+        "SELECT sha256, title, trigger_words, default_weight, pigment, cover, prediction, acceleration
          FROM model_note",
     )?;
     let rows = statement.query_map([], |row| {
@@ -138,6 +138,7 @@ pub(super) fn said(db: &Connection) -> Result<HashMap<String, Said>> {
             default_weight: row.get(3)?,
             pigment: row.get(4)?,
             prediction: row.get::<_, Option<String>>(6)?.and_then(prediction),
+            acceleration: row.get(7)?,
         };
         Ok((row.get(0)?, Said { note, cover: row.get(5)? }))
     })?;
@@ -147,10 +148,12 @@ pub(super) fn said(db: &Connection) -> Result<HashMap<String, Said>> {
 pub(super) fn say(db: &Connection, sha256: &str, note: &ModelNote) -> Result<()> {
     let words = note.trigger_words.as_ref().map(|words| serde_json::json!(words).to_string());
     db.execute(
-        "INSERT INTO model_note (sha256, title, trigger_words, default_weight, pigment, prediction)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+        "INSERT INTO model_note
+             (sha256, title, trigger_words, default_weight, pigment, prediction, acceleration)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
          ON CONFLICT (sha256) DO UPDATE SET
-             title = ?2, trigger_words = ?3, default_weight = ?4, pigment = ?5, prediction = ?6",
+             title = ?2, trigger_words = ?3, default_weight = ?4, pigment = ?5, prediction = ?6,
+             acceleration = ?7",
         params![
             sha256,
             note.title,
@@ -158,7 +161,8 @@ pub(super) fn say(db: &Connection, sha256: &str, note: &ModelNote) -> Result<()>
             note.default_weight,
             note.pigment,
             note.prediction
-                .and_then(|prediction| serde_json::json!(prediction).as_str().map(str::to_owned))
+                .and_then(|prediction| serde_json::json!(prediction).as_str().map(str::to_owned)),
+            note.acceleration
         ],
     )?;
     Ok(())

@@ -199,6 +199,9 @@ pub struct ModelNote {
     /// What a base model predicts, where its file says it wrongly.
     #[serde(default)]
     pub prediction: Option<Prediction>,
+    /// Id of the method by which it was made to need few steps, or "none", where its name says it wrongly.
+    #[serde(default)]
+    pub acceleration: Option<String>,
 }
 
 /// How a model is to be written anew.

@@ -100,6 +100,8 @@ const MIGRATIONS: &[&str] = &["
         PRIMARY KEY (sheet, place)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX sheet_cell_job ON sheet_cell (job);
+", "
+    ALTER TABLE model_note ADD COLUMN acceleration TEXT;
 "];
 
 /// The one connection.

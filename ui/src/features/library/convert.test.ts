@@ -15,7 +15,7 @@ const card = {
 	summary: 'epsilon',
 	precision: 'PyTorch file · f32',
 	bytes: 4_265_000_000,
-	note: { prediction: null }
+	note: { prediction: null, acceleration: null }
 } as unknown as ModelCard;
 
 describe('a card', () => {

@@ -14,7 +14,8 @@ const card = {
 		trigger_words: ['ink'],
 		default_weight: null,
 		pigment: null,
-		prediction: null
+		prediction: null,
+		acceleration: null
 	}
 } as unknown as ModelCard;
 

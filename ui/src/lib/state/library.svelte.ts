@@ -21,7 +21,8 @@ const NOTHING_SAID: ModelNote = {
 	trigger_words: null,
 	default_weight: null,
 	pigment: null,
-	prediction: null
+	prediction: null,
+	acceleration: null
 };
 
 export interface ToConvert {

@@ -8,7 +8,8 @@ const NOTHING: ModelNote = {
 	trigger_words: null,
 	default_weight: null,
 	pigment: null,
-	prediction: null
+	prediction: null,
+	acceleration: null
 };
 
 function card(id: number, part: Partial<ModelCard> = {}): ModelCard {
@@ -124,8 +125,8 @@ describe('the library', () => {
 		await library.note(known, { trigger_words: ['ink'] });
 		await library.note(known, { title: null });
 		expect(notes).toEqual([
-			{ title: 'Mine', trigger_words: ['ink'], default_weight: null, pigment: 4, prediction: null },
-			{ title: null, trigger_words: null, default_weight: null, pigment: 4, prediction: null }
+			{ title: 'Mine', trigger_words: ['ink'], default_weight: null, pigment: 4, prediction: null, acceleration: null },
+			{ title: null, trigger_words: null, default_weight: null, pigment: 4, prediction: null, acceleration: null }
 		]);
 	});
 
