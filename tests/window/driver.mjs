@@ -22,6 +22,7 @@ export const KEY = {
 	escape: '\uE00C',
 	left: '\uE012',
 	right: '\uE014',
+	down: '\uE015',
 	backspace: '\uE003'
 };
 

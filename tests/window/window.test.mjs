@@ -173,6 +173,96 @@ step('Ctrl+Enter makes a picture, which is on the easel and on disk with its rec
 	await picture('studio');
 });
 
+const weightOf = (name) =>
+	page.attribute(`${layer(name)} ${id('layer-weight')}`, 'aria-valuenow').then(Number);
+
+step('the strength of the stack is measured, and a slider changes it at once', async () => {
+	const value = () => page.text(id('strength-value'));
+	const before = await until('the strength', async () => {
+		const text = await value();
+		return /^\d+\.\d\d/.test(text) && text;
+	});
+	await page.run((css) => document.querySelector(css).focus(), `${layer('ink')} ${id('layer-weight')}`);
+	await page.press(KEY.left);
+	await until('another strength', async () => (await value()) !== before);
+	await page.press(KEY.right);
+	await until('the strength from before', async () => (await value()) === before);
+});
+
+step('the blend pad moves two sliders, and one Undo takes them back', async () => {
+	const before = [await weightOf('neon'), await weightOf('ink')];
+	await page.click(id('blend'));
+	await page.find(id('blend-pad'));
+	await picture('blend-pad');
+	await page.run((css) => document.querySelector(css).focus(), id('blend-knob'));
+	await page.press(KEY.right);
+	await until('both weights', async () => {
+		const now = [await weightOf('neon'), await weightOf('ink')];
+		return now.every((weight, at) => weight !== before[at]);
+	});
+	await page.press(KEY.escape);
+	await page.gone(id('blend-pad'));
+	await page.press(`${KEY.control}+z`);
+	await until('the weights from before', async () => {
+		const now = [await weightOf('neon'), await weightOf('ink')];
+		return now.every((weight, at) => Math.abs(weight - before[at]) < 1e-9);
+	});
+});
+
+step('a layer unfolds: curve and blocks change the next picture, and its recipe has them', async () => {
+	const tab = (name) =>
+		page.run(
+			(css, name) => {
+				const tabs = [...document.querySelectorAll(`${css} [role=tab]`)];
+				tabs.find((one) => one.textContent.includes(name)).focus();
+			},
+			layer('neon'),
+			name
+		);
+	await page.click(`${layer('neon')} [aria-label^="Details of "]`);
+	await page.find(`${layer('neon')} ${id('coverage')}`);
+	await until('the effect', async () => /%/.test(await page.text(`${layer('neon')} ${id('effect')}`)));
+	await tab('Over steps');
+	await page.find(`${layer('neon')} ${id('curve')}`);
+	await picture('over-steps');
+	await tab('Blocks');
+	await page.find(`${layer('neon')} ${id('block-bars')}`);
+	await page.run(
+		(css) => document.querySelector(css).focus(),
+		`${layer('neon')} ${id('block-bars')} [role=slider]:not([aria-disabled=true])`
+	);
+	await page.press(KEY.down, KEY.down);
+	await picture('blocks');
+	const made = await page.count(id('film-item'));
+	await page.press(`${KEY.control}+${KEY.enter}`);
+	await until('the picture', async () => (await page.count(id('film-item'))) > made, 100);
+	await page.gone(id('progress'));
+	const pictures = (await filesBelow(join(data, 'pictures'))).filter((path) => path.endsWith('.png'));
+	const recipes = (await Promise.all(pictures.map(pngTexts))).map(({ impasto }) => JSON.parse(impasto));
+	const blocks = recipes.flatMap(({ adapters = [] }) => adapters.flatMap((one) => one.blocks ?? []));
+	assert.equal(blocks.length, 26, 'one picture has weights of blocks in its recipe');
+	await page.press(`${KEY.control}+z`, `${KEY.control}+z`);
+	await page.click(`${layer('neon')} [aria-label^="Details of "]`);
+});
+
+step('a sheet fills cell by cell, and a cell gives its recipe', async () => {
+	await page.run(() => document.activeElement.blur());
+	await page.press('s');
+	await page.find(id('sheet-dialog'));
+	await until('the plan', async () => /\d/.test(await page.text(id('sheet-plan'))));
+	await picture('sheet-dialog');
+	await page.click(id('sheet-start'));
+	await page.gone(id('sheet-dialog'));
+	const done = `${id('sheet-cell')}[data-state=done]`;
+	await until('all cells', async () => {
+		const cells = await page.count(id('sheet-cell'));
+		return cells > 1 && (await page.count(done)) === cells;
+	}, 100);
+	await picture('sheet');
+	await page.press(KEY.escape);
+	await page.gone(id('sheet'));
+});
+
 step('a dropped adapter is copied into the library and lies on the stack', async () => {
 	const path = await writeAdapter(join(folder, 'desktop', 'my brush.safetensors'));
 	assert.match(await drop([path], 'drop'), /LoCon.*/s);

@@ -33,7 +33,8 @@ const SAME: &[(&str, &str)] = &[
 ];
 
 /// What changes no pixel here, or is read with something else.
-const WITHOUT_EFFECT: &[&str] = &["swarm_version", "date", "generation_time", "aspectratio", "images"];
+const WITHOUT_EFFECT: &[&str] =
+    &["swarm_version", "date", "generation_time", "aspectratio", "images"];
 
 /// Reads a recipe, and says which of its settings have no effect here; `None` if it is none of SwarmUI's.
 #[must_use]

@@ -125,8 +125,22 @@ describe('the library', () => {
 		await library.note(known, { trigger_words: ['ink'] });
 		await library.note(known, { title: null });
 		expect(notes).toEqual([
-			{ title: 'Mine', trigger_words: ['ink'], default_weight: null, pigment: 4, prediction: null, acceleration: null },
-			{ title: null, trigger_words: null, default_weight: null, pigment: 4, prediction: null, acceleration: null }
+			{
+				title: 'Mine',
+				trigger_words: ['ink'],
+				default_weight: null,
+				pigment: 4,
+				prediction: null,
+				acceleration: null
+			},
+			{
+				title: null,
+				trigger_words: null,
+				default_weight: null,
+				pigment: 4,
+				prediction: null,
+				acceleration: null
+			}
 		]);
 	});
 
