@@ -25,7 +25,7 @@ export interface Combined {
 
 /**
  * Up to here a stack is comfortable. Calibrated with pictures of the starter: neon and ink at 1 come to
- * 1.38 and draw a fox that is both; one of them at 1.5 still draws it; at 1.5 and 1 (1.74), or one at 2, it
+ * 1.38 and draw a fox that is both; one of them at 1.5 still draws it; at 1.5 and 1 (1.72), or one at 2, it
  * falls apart.
  */
 export const COMFORTABLE = 1.5;

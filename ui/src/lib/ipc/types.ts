@@ -1061,7 +1061,11 @@ pigment: number | null,
 /**
  * What a base model predicts, where its file says it wrongly.
  */
-prediction: Prediction | null, };
+prediction: Prediction | null, 
+/**
+ * Id of the method by which it was made to need few steps, or "none", where its name says it wrongly.
+ */
+acceleration: string | null, };
 
 /**
  * How a model is to be written anew.
@@ -1395,6 +1399,10 @@ samplers: Array<Choice>,
  * In the order in which they are shown.
  */
 schedules: Array<Choice>, 
+/**
+ * Methods by which models and adapters were made to need few steps.
+ */
+accelerations: Array<Choice>, 
 /**
  * What this machine could compute on.
  */
