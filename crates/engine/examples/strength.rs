@@ -3,6 +3,8 @@
 //! Prints what the window shows as combined strength: the norm of the sum of all changes, by the largest
 //! norm of one at weight 1.
 
+#![expect(clippy::print_stdout, reason = "that is what it is for")]
+
 use std::{env, error::Error, path::Path, sync::atomic::AtomicBool};
 
 use engine::adapter::{Outline, strength::Scale};
