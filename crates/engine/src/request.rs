@@ -377,3 +377,50 @@ impl Request {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        adapter::curve::{Fade, Keyframe},
+        testing::{adapter, request},
+    };
+
+    /// Each of these is refused by its name, before any file is opened: there is none.
+    #[test]
+    fn wrong_values_are_named() {
+        let plain = Request { width: 16, height: 8, ..request("/nowhere".as_ref()) };
+        plain.check().unwrap();
+        let image = |width, height| Image { width, height, pixels: vec![0; 3 * 128] };
+        let init =
+            |image, denoising_strength, mask| Some(InitImage { image, denoising_strength, mask });
+        let weighs = |weight| vec![adapter("/nowhere".as_ref(), weight)];
+        let mut fading = weighs(1.0);
+        let frame = Keyframe { at: f64::NAN, factor: 1.0, fade: Fade::Linear };
+        fading[0].over_steps = Curve::new(vec![frame]);
+        let refiner = Some(Refiner { checkpoint: "/nowhere".into(), switch_at: 1.5 });
+        let sizes = Sizes { aesthetic_score: f64::NAN, ..Sizes::default() };
+        let init_of = |init| Request { init, ..plain.clone() };
+        let cases = [
+            ("width", Request { width: 12, ..plain.clone() }),
+            ("height", Request { height: MAX_SIDE + 8, ..plain.clone() }),
+            ("steps", Request { steps: 0, ..plain.clone() }),
+            ("clip skip", Request { clip_skip: 0, ..plain.clone() }),
+            ("guidance", Request { guidance_scale: f64::INFINITY, ..plain.clone() }),
+            ("seed", Request { seed: 1 << 53, ..plain.clone() }),
+            ("the aesthetic score", Request { sizes, ..plain.clone() }),
+            ("the weight of an adapter", Request { adapters: weighs(f64::NAN), ..plain.clone() }),
+            ("a keyframe of an adapter", Request { adapters: fading, ..plain.clone() }),
+            ("the step at which the refiner begins", Request { refiner, ..plain.clone() }),
+            ("the denoising strength", init_of(init(image(16, 8), 1.1, None))),
+            ("the mask", init_of(init(image(16, 8), 0.5, Some(vec![0; 127])))),
+            ("the size of the first picture", init_of(init(image(8, 16), 0.5, None))),
+        ];
+        for (named, request) in cases {
+            match request.check() {
+                Err(Error::InvalidRequest { field, .. }) => assert_eq!(field, named),
+                other => panic!("{named}: {other:?}"),
+            }
+        }
+    }
+}
