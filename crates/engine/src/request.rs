@@ -154,6 +154,13 @@ impl AdapterUse {
         };
         weight * self.blocks.of(block)
     }
+
+    /// The weight of several uses of one adapter. Their order does not matter, not even to the last bit.
+    pub(crate) fn sum(uses: &[AdapterUse], block: Block, position: f64) -> f64 {
+        let mut weights: Vec<f64> = uses.iter().map(|one| one.weight(block, position)).collect();
+        weights.sort_by(f64::total_cmp);
+        weights.iter().sum()
+    }
 }
 
 /// The picture that img2img starts from.

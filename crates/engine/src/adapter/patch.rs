@@ -54,12 +54,9 @@ pub(crate) struct Coat {
 }
 
 impl Coat {
-    /// Its weight in a block. The order of the uses does not matter, not even to the last bit.
+    /// Its weight in a block.
     fn weight(&self, block: Block, position: f64) -> f64 {
-        let mut weights: Vec<f64> =
-            self.uses.iter().map(|adapter| adapter.weight(block, position)).collect();
-        weights.sort_by(f64::total_cmp);
-        weights.iter().sum()
+        AdapterUse::sum(&self.uses, block, position)
     }
 }
 

@@ -22,8 +22,8 @@ pub(super) struct Blend {
     checkpoint: Checkpoint,
     modules: Modules,
     blocks: Blocks,
-    /// By content hash, as pictures are made with it.
-    stack: BTreeMap<[u8; 32], Layer>,
+    /// By content hash and rank limit, as pictures are made with it.
+    stack: BTreeMap<([u8; 32], Option<usize>), Layer>,
     /// What of the base model each tensor of its files is.
     tensors: HashMap<(usize, String), Vec<Place>>,
 }
@@ -71,7 +71,7 @@ impl Blend {
         let mut modules = checkpoint.tensors.modules();
         modules.retain(|name, _| !name.starts_with("vae."));
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-        let mut layers: BTreeMap<[u8; 32], Layer> = BTreeMap::new();
+        let mut layers: BTreeMap<_, Layer> = BTreeMap::new();
         for adapter_use in stack {
             if !adapter_use.over_steps.keyframes().is_empty() {
                 let found = "an adapter whose weight changes over the steps".to_owned();
@@ -83,7 +83,7 @@ impl Blend {
             if let Some(refusal) = adapter.outline().refusal(&fit, &name, architecture) {
                 return Err(refusal);
             }
-            let layer = layers.entry(adapter.hash());
+            let layer = layers.entry((adapter.hash(), adapter_use.rank_limit));
             let layer = layer.or_insert(Layer { adapter, fit, uses: Vec::new() });
             layer.uses.push(adapter_use.clone());
         }
@@ -108,7 +108,7 @@ impl Blend {
     pub(super) fn describe(&self) -> String {
         let hex =
             |hash: &[u8; 32]| hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let uses = self.stack.iter().flat_map(|(hash, layer)| {
+        let uses = self.stack.iter().flat_map(|((hash, rank_limit), layer)| {
             layer.uses.iter().map(move |adapter| {
                 json!({
                     "name": layer.adapter.outline().name(),
@@ -117,6 +117,7 @@ impl Blend {
                     "text_encoder_weight": adapter.text_encoder_weight,
                     "text_encoder_2_weight": adapter.text_encoder_2_weight,
                     "blocks": adapter.blocks.factors().as_slice(),
+                    "rank_limit": rank_limit,
                 })
             })
         });
@@ -164,13 +165,10 @@ impl Blend {
         let bias = tensors.bias(module, shape[0])?;
         let base = Base::new(shape, bias.as_deref(), &read);
         let mut delta = Delta::default();
-        for Layer { adapter, fit, uses } in self.stack.values() {
-            let mut weights: Vec<f64> = uses.iter().map(|one| one.weight(block, 0.0)).collect();
-            weights.sort_by(f64::total_cmp);
-            let weight: f64 = weights.iter().sum();
+        for ((_, limit), Layer { adapter, fit, uses }) in &self.stack {
+            let weight = AdapterUse::sum(uses, block, 0.0);
             if weight != 0.0 && fit.changes(module) {
-                let limit = uses.iter().filter_map(|one| one.rank_limit).min();
-                adapter.outline().add_limited(fit, module, &base, (weight, limit), &mut delta)?;
+                adapter.outline().add_limited(fit, module, &base, (weight, *limit), &mut delta)?;
             }
         }
         if delta.bias.is_some() && bias.is_none() {
