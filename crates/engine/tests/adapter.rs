@@ -783,6 +783,25 @@ fn third_party_adapters_fit() {
     assert!(refusal.contains("SD 2.x"), "{refusal}");
 }
 
+/// PEFT's LoRA of a table: `ΔE = (B · A)ᵀ`, one row for each token.
+#[test]
+fn tables_of_token_embeddings_are_changed() {
+    let table = "text_encoder.text_model.embeddings.token_embedding";
+    let modules: Modules = [(table.to_owned(), vec![5, 3])].into();
+    let (_folder, path) = file();
+    let name = "base_model.model.text_model.embeddings.token_embedding.lora_embedding_";
+    let parts = [(format!("{name}A"), vec![2, 5], 1.5), (format!("{name}B"), vec![3, 2], 2.0)];
+    write(&path, &parts);
+    let adapter = Adapter::open(&path).unwrap();
+    let fit = adapter.outline().fit(&modules);
+    assert_eq!((fit.modules().count(), &fit.unmatched, &fit.wrong_shape), (1, &vec![], &vec![]));
+    let change = delta(&adapter, &fit, table, &[5, 3], 0.5).weight(&[5, 3]);
+    assert_eq!(change, [3.0; 15]);
+    // Of another vocabulary.
+    let other: Modules = [(table.to_owned(), vec![6, 3])].into();
+    assert_eq!(adapter.outline().fit(&other).wrong_shape.len(), 1);
+}
+
 /// What cannot be used of them is left out, and keeps nothing else from being used.
 #[test]
 fn embeddings_lie_beside_the_modules() {
