@@ -11,7 +11,7 @@ use engine::{
     sample::{SAMPLERS, schedule::SCHEDULES},
 };
 use studio::{
-    AdapterParams, FileRef, Prediction,
+    AdapterParams, FileRef, Folders, Library, Prediction,
     sheet::{AxisTarget, AxisWish, WeightPart},
 };
 
@@ -258,6 +258,13 @@ pub(crate) struct LibraryArgs {
     /// can be repeated
     #[arg(long, value_name = "DIR")]
     pub(crate) models: Vec<PathBuf>,
+}
+
+impl LibraryArgs {
+    /// The library of this machine, with these folders.
+    pub(crate) fn open(&self) -> studio::Result<Library> {
+        Library::open(Folders { models: self.models.clone(), ..Folders::of_this_machine() })
+    }
 }
 
 #[derive(Debug, Args)]

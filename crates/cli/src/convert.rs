@@ -2,7 +2,7 @@
 //! with adapters written into them.
 
 use engine::checkpoint::convert::Stored;
-use studio::{Code, Error, Folders, Kind, Library, Result, convert::NewModel, files::Existing};
+use studio::{Code, Error, Kind, Result, convert::NewModel, files::Existing};
 
 use crate::{
     args::{AdapterArg, ConvertArgs, StoredArg},
@@ -23,8 +23,7 @@ pub(crate) fn convert(args: &ConvertArgs) -> Result<()> {
     progress::catch_ctrl_c();
     let mut stack = Vec::new();
     if !lora.is_empty() {
-        let folders = Folders { models: library.models.clone(), ..Folders::of_this_machine() };
-        let library = Library::open(folders)?;
+        let library = library.open()?;
         for adapter in lora.iter().map(AdapterArg::to_params) {
             let found = library.find(Kind::Adapter, &adapter.file)?;
             found.warning.iter().for_each(|warning| output::note(warning));

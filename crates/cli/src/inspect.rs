@@ -12,7 +12,7 @@ use engine::{
     inspect::{AdapterInfo, ComponentInfo, FileHashes, ModelFile},
 };
 use serde_json::{Value, json};
-use studio::{FileRef, Folders, Kind, Library, Result};
+use studio::{FileRef, Kind, Result};
 
 use crate::{args::InspectArgs, output};
 
@@ -48,8 +48,7 @@ struct Effect {
 
 impl Effect {
     fn of(args: &InspectArgs, base: &str) -> Result<Effect> {
-        let folders = Folders { models: args.library.models.clone(), ..Folders::of_this_machine() };
-        let library = Library::open(folders)?;
+        let library = args.library.open()?;
         let found = library.find(Kind::BaseModel, &FileRef::named(base))?;
         let lender = library.lender(&found.path).map(|entry| entry.path.clone());
         Effect::on(&args.path, &found.path, lender.as_deref(), found.reference.name)
@@ -59,17 +58,12 @@ impl Effect {
         let target = Target::open(path)?;
         let outline = Outline::open(adapter)?;
         let (report, refusal) = target.fit(&outline);
-        let changed = target.blocks().count(report.applied.iter().map(String::as_str));
-        let all = Block::all().into_iter().zip(changed.into_iter().zip(target.blocks().sizes()));
-        let coverage = all.map(|(block, (changed, of))| (block, changed, of));
-        let coverage = coverage.filter(|(_, _, of)| *of > 0).collect();
+        let coverage = target.coverage(&report);
         let scale = Scale::open(path, lender)?;
         let stop = AtomicBool::new(false);
         let mut measures = scale.measure(&[outline], &|_, _| true, &stop)?;
         let strength = measures.strengths.remove(0);
-        let square: f64 = measures.products[0].iter().sum();
-        let of: f64 = strength.base.iter().sum();
-        let relative = (of > 0.0).then(|| (square / of).sqrt());
+        let relative = strength.relative(&measures.products[0]);
         let refusal = refusal.map(|error| error.to_string());
         Ok(Effect { base, report, refusal, coverage, relative, strength })
     }

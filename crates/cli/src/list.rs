@@ -5,7 +5,7 @@ use engine::{
     sample::{SAMPLERS, schedule::SCHEDULES},
 };
 use serde_json::{Value, json};
-use studio::{Folders, Kind, Library, Result};
+use studio::{Kind, Result};
 
 use crate::{
     args::{LibraryArgs, ListArgs, ListWhat},
@@ -50,8 +50,7 @@ pub(crate) fn list(args: &ListArgs) -> Result<()> {
 
 /// What the library has of a kind.
 fn files(args: &LibraryArgs, kind: Kind) -> Result<Vec<Value>> {
-    let folders = Folders { models: args.models.clone(), ..Folders::of_this_machine() };
-    let library = Library::open(folders)?;
+    let library = args.open()?;
     for problem in library.problems() {
         output::note(problem);
     }

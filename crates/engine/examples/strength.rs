@@ -20,17 +20,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let scale = Scale::open(Path::new(&model), None)?;
     let measures = scale.measure(&adapters, &|_, _| true, &AtomicBool::new(false))?;
-    let mut products = measures.products.iter().map(|blocks| blocks.iter().sum::<f64>());
+    let mut products = measures.products.iter();
     let (mut sum, mut largest) = (0.0, 0.0f64);
     for i in 0..adapters.len() {
         for j in i..adapters.len() {
-            let product = products.next().ok_or("a product for each pair")?;
+            let blocks = products.next().ok_or("a product for each pair")?;
+            let product: f64 = blocks.iter().sum();
             let times = if i == j { 1.0 } else { 2.0 };
             sum += times * weights[i] * weights[j] * product;
             if i == j {
                 largest = largest.max(product.sqrt());
-                let base: f64 = measures.strengths[i].base.iter().sum();
-                let relative = 100.0 * (product / base).sqrt();
+                let relative = 100.0 * measures.strengths[i].relative(blocks).unwrap_or_default();
                 println!("{relative:.2} % of what it changes: {}", adapters[i].name());
             }
         }

@@ -135,8 +135,7 @@ impl Loaded {
                 (None, None) => Ok(Tokenizer::clip()),
             })
             .collect::<Result<_>>()?;
-        let mut modules = checkpoint.tensors.modules();
-        modules.retain(|name, _| !name.starts_with("vae."));
+        let modules = checkpoint.tensors.adaptable();
         let blocks = Arc::new(Blocks::of(&modules));
         Ok(Loaded {
             blocks,

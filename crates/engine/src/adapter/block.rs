@@ -112,6 +112,16 @@ impl Blocks {
         self.0.get(module).copied().unwrap_or(Block::Rest)
     }
 
+    /// Of each block that the base model has: how many of these modules are in it, and how many there are.
+    pub fn coverage<'a>(
+        &self,
+        modules: impl Iterator<Item = &'a str>,
+    ) -> Vec<(Block, usize, usize)> {
+        let counts = self.count(modules).into_iter().zip(self.sizes());
+        let blocks = Block::all().into_iter().zip(counts);
+        blocks.filter(|row| row.1.1 > 0).map(|(block, (some, all))| (block, some, all)).collect()
+    }
+
     /// How many modules each block has.
     #[must_use]
     pub fn sizes(&self) -> [usize; BLOCKS] {

@@ -103,9 +103,7 @@ fn add_delta(parts: &Parts, base: &Base<'_>, weight: f64, delta: &mut Delta) -> 
     });
     // A bias has no direction.
     if let Some(change) = change.bias {
-        for (sum, change) in delta.bias(outputs).iter_mut().zip(change) {
-            *sum += m * change;
-        }
+        delta.add_bias(&change, m);
     }
     Ok(())
 }

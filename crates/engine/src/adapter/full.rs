@@ -46,17 +46,9 @@ pub(super) fn bias_fits(parts: &Parts, shape: &[usize]) -> bool {
 }
 
 /// Adds it, if there is one.
-pub(super) fn add_bias(
-    parts: &Parts,
-    outputs: usize,
-    weight: f64,
-    delta: &mut Delta,
-) -> Result<()> {
+pub(super) fn add_bias(parts: &Parts, weight: f64, delta: &mut Delta) -> Result<()> {
     if parts.has(BIAS) {
-        let change = parts.read(BIAS)?;
-        for (sum, change) in delta.bias(outputs).iter_mut().zip(change) {
-            *sum += weight as f32 * change;
-        }
+        delta.add_bias(&parts.read(BIAS)?, weight as f32);
     }
     Ok(())
 }
@@ -77,14 +69,13 @@ fn add_delta(
 ) -> Result<()> {
     let shape = base.shape();
     let scale = (weight * parts.scalar()?) as f32;
-    let add = |sums: &mut [f32], change: Vec<f32>| {
-        sums.iter_mut().zip(change).for_each(|(sum, change)| *sum += scale * change);
-    };
     if parts.has(of_weight) {
-        add(delta.rest(shape), parts.read(of_weight)?);
+        for (sum, change) in delta.rest(shape).iter_mut().zip(parts.read(of_weight)?) {
+            *sum += scale * change;
+        }
     }
     if parts.has(of_bias) {
-        add(delta.bias(shape[0]), parts.read(of_bias)?);
+        delta.add_bias(&parts.read(of_bias)?, scale);
     }
     Ok(())
 }

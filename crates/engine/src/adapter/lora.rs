@@ -129,8 +129,7 @@ fn add_table_delta(parts: &Parts, base: &Base<'_>, weight: f64, delta: &mut Delt
     Ok(())
 }
 
-fn add_delta(parts: &Parts, base: &Base<'_>, weight: f64, delta: &mut Delta) -> Result<()> {
-    let shape = base.shape();
+fn add_delta(parts: &Parts, _: &Base<'_>, weight: f64, delta: &mut Delta) -> Result<()> {
     let (left, right) = (parts.read("up")?, parts.read("down")?);
     let rank = rank(parts).expect("checked by `fits`");
     let scale = (weight * parts.scale(rank)?) as f32;
@@ -142,10 +141,7 @@ fn add_delta(parts: &Parts, base: &Base<'_>, weight: f64, delta: &mut Delta) -> 
         _ => Pair { left, right, rank, scale },
     });
     if parts.has("bias") {
-        let change = parts.read("bias")?;
-        for (sum, change) in delta.bias(shape[0]).iter_mut().zip(change) {
-            *sum += scale * change;
-        }
+        delta.add_bias(&parts.read("bias")?, scale);
     }
     Ok(())
 }

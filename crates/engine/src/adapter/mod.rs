@@ -516,7 +516,7 @@ impl Outline {
         (apply.add_delta)(&parts, base, weight, delta)?;
         match algorithm.id == full::FULL.id {
             true => Ok(()),
-            false => full::add_bias(&parts, base.shape()[0], weight, delta),
+            false => full::add_bias(&parts, weight, delta),
         }
     }
 

@@ -29,11 +29,15 @@ pub(super) fn spellings(modules: &Modules, groups: &[&Group]) -> Vec<(String, St
     let mut all = Vec::new();
     for (start, component) in STARTS {
         let count = groups.iter().filter(|group| group.spelling.starts_with(start)).count();
+        if count == 0 {
+            continue;
+        }
         let order = match *component {
             "unet." => {
                 let kinds = [(true, false), (false, false), (true, true), (false, true)];
-                let orders = kinds.map(|(geglu, resnets)| unet(modules, geglu, resnets));
-                orders.into_iter().find(|order| order.len() == count)
+                let orders = kinds.into_iter();
+                let mut orders = orders.map(|(geglu, resnets)| unet(modules, geglu, resnets));
+                orders.find(|order| order.len() == count)
             }
             _ => Some(text_encoder(modules)).filter(|order| order.len() == count),
         };

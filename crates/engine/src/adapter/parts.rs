@@ -241,6 +241,13 @@ impl Delta {
         self.rest.get_or_insert_with(|| vec![0.0; shape.iter().product()])
     }
 
+    /// Adds a change of the bias, so many times.
+    pub(super) fn add_bias(&mut self, change: &[f32], scale: f32) {
+        for (sum, change) in self.bias(change.len()).iter_mut().zip(change) {
+            *sum += scale * change;
+        }
+    }
+
     /// The bias's change, zeros at first.
     pub(super) fn bias(&mut self, outputs: usize) -> &mut [f32] {
         self.bias.get_or_insert_with(|| vec![0.0; outputs])

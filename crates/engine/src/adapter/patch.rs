@@ -111,8 +111,9 @@ impl Stack {
     /// The adapters that change a module, with their weights there.
     fn acting<'a>(&'a self, module: &'a str) -> impl Iterator<Item = (&'a Coat, f64)> {
         let block = self.blocks.get(module);
-        let coats = self.coats.iter().map(move |coat| (coat, coat.weight(block, self.position)));
-        coats.filter(|(coat, weight)| *weight != 0.0 && coat.fitted.fit.changes(module))
+        let coats = self.coats.iter().filter(|coat| coat.fitted.fit.changes(module));
+        let coats = coats.map(move |coat| (coat, coat.weight(block, self.position)));
+        coats.filter(|(_, weight)| *weight != 0.0)
     }
 }
 
@@ -368,8 +369,7 @@ mod tests {
                 write_adapter("tiny", name, &folder.path().join(name));
             }
             let checkpoint = Checkpoint::open(&folder.path().join("model")).unwrap();
-            let mut modules = checkpoint.tensors.modules();
-            modules.retain(|name, _| !name.starts_with("vae."));
+            let modules = checkpoint.tensors.adaptable();
             let blocks = Arc::new(Blocks::of(&modules));
             Bench { folder, checkpoint, modules, blocks, adapters: Adapters::default() }
         }

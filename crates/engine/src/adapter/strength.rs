@@ -45,6 +45,17 @@ pub struct Strength {
     pub problem: Option<String>,
 }
 
+impl Strength {
+    /// The norm of the change relative to what it changes; `None` if it changes nothing.
+    ///
+    /// * `own`: the product of the adapter with itself
+    #[must_use]
+    pub fn relative(&self, own: &ByBlock) -> Option<f64> {
+        let base: f64 = self.base.iter().sum();
+        (base > 0.0).then(|| (own.iter().sum::<f64>() / base).sqrt())
+    }
+}
+
 /// What was measured of several adapters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measures {
@@ -61,8 +72,7 @@ impl Scale {
     /// Those of files that are no base model.
     pub fn open(path: &Path, lender: Option<&Path>) -> Result<Scale> {
         let checkpoint = Checkpoint::open_with(path, lender)?;
-        let mut modules = checkpoint.tensors.modules();
-        modules.retain(|name, _| !name.starts_with("vae."));
+        let modules = checkpoint.tensors.adaptable();
         let blocks = Blocks::of(&modules);
         Ok(Scale { checkpoint, modules, blocks, squares: Mutex::default() })
     }
@@ -142,11 +152,7 @@ impl Scale {
 
     fn delta(&self, adapter: &Outline, fit: &Fit, module: &str, shape: &[usize]) -> Result<Delta> {
         let tensors = &self.checkpoint.tensors;
-        let read = || {
-            let mut values = vec![0.0; shape.iter().product()];
-            tensors.weight(module)?.read(0, &mut values)?;
-            Ok(values)
-        };
+        let read = || tensors.values(module);
         let bias = tensors.bias(module, shape[0])?;
         let mut delta = Delta::default();
         adapter.add_delta(
@@ -166,9 +172,7 @@ impl Scale {
         if let Some(square) = known {
             return Ok(square);
         }
-        let weight = self.checkpoint.tensors.weight(module)?;
-        let mut values = vec![0.0; weight.shape.iter().product()];
-        weight.read(0, &mut values)?;
+        let values = self.checkpoint.tensors.values(module)?;
         let square = dot(&values, &values);
         let mut squares = self.squares.lock().unwrap_or_else(PoisonError::into_inner);
         squares.insert(module.to_owned(), square);
@@ -285,8 +289,7 @@ mod tests {
                 }
             }
             if fits[0].changes(module) {
-                let mut values = vec![0.0; shape.iter().product()];
-                scale.checkpoint.tensors.weight(module).unwrap().read(0, &mut values).unwrap();
+                let values = scale.checkpoint.tensors.values(module).unwrap();
                 base[block] += exact(&values, &values);
             }
         }

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use super::{AdapterReport, Outline, block::Blocks};
+use super::{
+    AdapterReport, Outline,
+    block::{Block, Blocks},
+};
 use crate::{Error, Result, architecture::Modules, checkpoint};
 
 /// A base model that adapters can be held against before anything is loaded.
@@ -26,10 +29,10 @@ impl Target {
         Ok(Target { name, architecture: architecture.name, modules, blocks })
     }
 
-    /// Which of its modules are in which block.
+    /// Where an adapter's modules are: see [`Blocks::coverage`].
     #[must_use]
-    pub fn blocks(&self) -> &Blocks {
-        &self.blocks
+    pub fn coverage(&self, report: &AdapterReport) -> Vec<(Block, usize, usize)> {
+        self.blocks.coverage(report.applied.iter().map(String::as_str))
     }
 
     /// What an adapter would change here, and why it would be refused, if it would.
@@ -38,5 +41,20 @@ impl Target {
         let fit = adapter.fit(&self.modules);
         let refusal = adapter.refusal(&fit, &self.name, self.architecture);
         (AdapterReport::new(adapter, &fit), refusal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::repository;
+
+    /// Neither block of the text encoders holds anything else, such as the VAE.
+    #[test]
+    fn a_target_has_what_adapters_can_change() {
+        let target = Target::open(&repository("assets/starter/model")).unwrap();
+        let text = target.modules.keys().filter(|name| name.starts_with("text_encoder."));
+        assert_eq!(target.blocks.sizes()[Block::TextEncoder.index()], text.count());
+        assert!(!target.modules.keys().any(|name| name.starts_with("vae.")));
     }
 }

@@ -112,7 +112,7 @@ pub(crate) fn outline(path: &Path) -> Result<(&'static Architecture, Modules)> {
     } else {
         tensors.add(vec![TensorFile::open(path)?], |names| keys::single_file(names));
     }
-    Ok((recognized(path, &tensors)?, tensors.modules()))
+    Ok((recognized(path, &tensors)?, tensors.adaptable()))
 }
 
 impl Checkpoint {
@@ -494,6 +494,24 @@ impl Tensors {
                 Some((name, without_trailing_one(&self.shape(*file, source))))
             })
             .collect()
+    }
+
+    /// The modules that adapters can change: all but the VAE's.
+    pub(crate) fn adaptable(&self) -> Modules {
+        let mut modules = self.modules();
+        modules.retain(|name, _| !name.starts_with(Component::Vae.prefix()));
+        modules
+    }
+
+    /// All numbers of a module's weight, in f32 and in the file's order.
+    ///
+    /// # Errors
+    /// Those of [`Tensors::weight`] and [`Weight::read`].
+    pub(crate) fn values(&self, module: &str) -> Result<Vec<f32>> {
+        let weight = self.weight(module)?;
+        let mut values = vec![0.0; weight.shape.iter().product()];
+        weight.read(0, &mut values)?;
+        Ok(values)
     }
 
     /// A module's weight.

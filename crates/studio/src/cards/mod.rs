@@ -31,7 +31,7 @@ use std::{
 
 use engine::{
     acceleration::Acceleration,
-    adapter::{AdapterReport, Outline, Target, block::Block},
+    adapter::{AdapterReport, Outline, Target},
     checkpoint::header::TensorFile,
 };
 use serde_json::{Map, json};
@@ -528,10 +528,7 @@ fn fit(target: &Target, id: u32, path: &Path) -> Fit {
     };
     let (report, refusal) = target.fit(&outline);
     let (applied, total, left_out) = effect(&report);
-    let (changed, sizes) = (report.applied.iter().map(String::as_str), target.blocks().sizes());
-    let changed = target.blocks().count(changed);
-    let coverage = Block::all().into_iter().zip(changed.into_iter().zip(sizes));
-    let coverage = coverage.filter(|(_, (_, of))| *of > 0).map(|(block, (changed, of))| {
+    let coverage = target.coverage(&report).into_iter().map(|(block, changed, of)| {
         let index = block.index() as u32;
         BlockCoverage { block: block.to_string(), index, changed: changed as u32, of: of as u32 }
     });

@@ -144,14 +144,12 @@ fn answer(measured: &Measured, ids: &[u32], keys: &[Key]) -> StackStrength {
         keys.iter().map(product).collect()
     };
     let adapters = ids.iter().zip(keys).filter_map(|(&adapter, key)| {
-        let Strength { base, without_effect, problem } = measured.strengths.get(key)?.clone();
-        let square: f64 = measured.product(key, key)?.iter().sum();
-        let base: f64 = base.iter().sum();
+        let strength = measured.strengths.get(key)?;
         Some(AdapterStrength {
             adapter,
-            relative: (base > 0.0).then(|| (square / base).sqrt()),
-            without_effect: without_effect as u32,
-            problem: problem.map(|problem| sentence(&problem)),
+            relative: strength.relative(measured.product(key, key)?),
+            without_effect: strength.without_effect as u32,
+            problem: strength.problem.as_deref().map(sentence),
         })
     });
     StackStrength { adapters: adapters.collect(), products: keys.iter().map(row).collect() }

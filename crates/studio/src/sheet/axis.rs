@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use engine::{
-    adapter::{Outline, Target, block::Block},
+    adapter::{Outline, Target},
     sample::{SAMPLERS, schedule::SCHEDULES},
 };
 use serde::{Deserialize, Serialize};
@@ -262,8 +262,8 @@ fn acts_on_words(params: &GenerationParams, adapter: &FileRef, library: &Library
         let target = Target::open(&library.path(Kind::BaseModel, &params.model)?)?;
         let outline = Outline::open(&library.path(Kind::Adapter, adapter)?)?;
         let (report, _) = target.fit(&outline);
-        let changed = target.blocks().count(report.applied.iter().map(String::as_str));
-        Ok([Block::TextEncoder, Block::TextEncoder2].iter().any(|one| changed[one.index()] > 0))
+        let coverage = target.coverage(&report);
+        Ok(coverage.iter().any(|(block, changed, _)| block.is_text_encoder() && *changed > 0))
     };
     look().unwrap_or(true)
 }

@@ -68,8 +68,7 @@ impl Blend {
             let found = "a base model whose numbers have 8 bits".to_owned();
             return Err(wrong(path, found, "Use a version of it in f16, bf16 or f32"));
         }
-        let mut modules = checkpoint.tensors.modules();
-        modules.retain(|name, _| !name.starts_with("vae."));
+        let modules = checkpoint.tensors.adaptable();
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
         let mut layers: BTreeMap<_, Layer> = BTreeMap::new();
         for adapter_use in stack {
@@ -157,11 +156,7 @@ impl Blend {
         let shape = &self.modules[module];
         let block = self.blocks.get(module);
         let tensors = &self.checkpoint.tensors;
-        let read = || {
-            let mut values = vec![0.0; shape.iter().product()];
-            tensors.weight(module)?.read(0, &mut values)?;
-            Ok(values)
-        };
+        let read = || tensors.values(module);
         let bias = tensors.bias(module, shape[0])?;
         let base = Base::new(shape, bias.as_deref(), &read);
         let mut delta = Delta::default();
