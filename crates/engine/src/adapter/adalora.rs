@@ -38,7 +38,7 @@ fn add_delta(parts: &Parts, _: &Base<'_>, weight: f64, delta: &mut Delta) -> Res
         row.iter_mut().for_each(|value| *value *= factor);
     }
     let alpha = parts.alpha()?.filter(|alpha| *alpha > 0.0).unwrap_or(rank as f64);
-    let scale = (weight * alpha / (rank as f64 + 1e-5)) as f32;
-    delta.pairs.push(Pair { left, right, rank, scale });
+    let scale = weight * alpha / (rank as f64 + 1e-5);
+    delta.pairs.push(Pair::new(left, right, rank, scale));
     Ok(())
 }

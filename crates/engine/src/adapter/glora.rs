@@ -94,13 +94,13 @@ fn add_delta(parts: &Parts, base: &Base<'_>, weight: f64, delta: &mut Delta) -> 
     let (outputs, inputs, taps) = dimensions(shape).expect("checked by `fits`");
     let order = order(parts, Some((outputs, inputs, taps))).expect("checked by `fits`");
     let rank = rank(parts, order).expect("checked by `fits`");
-    let scale = (weight * parts.scale(rank)?) as f32;
+    let scale = weight * parts.scale(rank)?;
 
     let (left, mut right) = (parts.read(order.b_left)?, parts.read(order.b_right)?);
     if parts.has("bm") {
         right = tucker(&parts.read("bm")?, &right, (rank, rank), taps);
     }
-    delta.pairs.push(Pair { left, right, rank, scale });
+    delta.pairs.push(Pair::new(left, right, rank, scale));
 
     // For each output and tap a row of inputs, times (in, rank), times (rank, in).
     let (first, second) = (parts.read(order.a_left)?, parts.read(order.a_right)?);
@@ -112,7 +112,7 @@ fn add_delta(parts: &Parts, base: &Base<'_>, weight: f64, delta: &mut Delta) -> 
             let mut narrow = vec![0.0; rank];
             kernels::matmul::add_product(&mut narrow, &row, &first, inputs, 1.0);
             let mut wide = vec![0.0; inputs];
-            kernels::matmul::add_product(&mut wide, &narrow, &second, rank, scale);
+            kernels::matmul::add_product(&mut wide, &narrow, &second, rank, scale as f32);
             for (sum, change) in sums[tap..].iter_mut().step_by(taps).zip(wide) {
                 *sum += change;
             }

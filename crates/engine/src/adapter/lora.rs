@@ -123,25 +123,25 @@ fn add_table_delta(parts: &Parts, base: &Base<'_>, weight: f64, delta: &mut Delt
     let [rows, _] = *base.shape() else { unreachable!("checked by `fits`") };
     let (down, up) = (parts.read("table_down")?, parts.read("table_up")?);
     let rank = down.len() / rows;
-    let scale = (weight * parts.scale(rank)?) as f32;
+    let scale = weight * parts.scale(rank)?;
     let (left, right) = (transposed(&down, rows), transposed(&up, rank));
-    delta.pairs.push(Pair { left, right, rank, scale });
+    delta.pairs.push(Pair::new(left, right, rank, scale));
     Ok(())
 }
 
 fn add_delta(parts: &Parts, _: &Base<'_>, weight: f64, delta: &mut Delta) -> Result<()> {
     let (left, right) = (parts.read("up")?, parts.read("down")?);
     let rank = rank(parts).expect("checked by `fits`");
-    let scale = (weight * parts.scale(rank)?) as f32;
+    let scale = weight * parts.scale(rank)?;
     delta.pairs.push(match parts.shape("mid") {
         Some(&[p, q, height, width]) => {
             let right = tucker(&parts.read("mid")?, &right, (p, q), height * width);
-            Pair { left, right, rank: p, scale }
+            Pair::new(left, right, p, scale)
         }
-        _ => Pair { left, right, rank, scale },
+        _ => Pair::new(left, right, rank, scale),
     });
     if parts.has("bias") {
-        delta.add_bias(&parts.read("bias")?, scale);
+        delta.add_bias(&parts.read("bias")?, scale as f32);
     }
     Ok(())
 }

@@ -531,10 +531,14 @@ impl Outline {
     ) -> Result<()> {
         let before = delta.pairs.len();
         self.add_delta(fit, module, base, weight, delta)?;
-        if let Some(limit) = limit {
-            delta.pairs[before..].iter_mut().for_each(|pair| pair.truncate(limit));
-        }
+        delta.pairs[before..].iter_mut().for_each(|pair| pair.limit(limit));
         Ok(())
+    }
+
+    /// Whether the change of a module is nothing but a product of factors, times the weight.
+    pub(crate) fn is_product(&self, fit: &Fit, module: &str) -> bool {
+        let algorithm = fit.modules.get(module).map(|&group| self.contents.groups[group].1.id);
+        algorithm.is_some_and(|id| [lora::LORA.id, lora::LOCON.id].contains(&id))
     }
 
     /// Why the adapter cannot be used on a base model, if it cannot: nothing in it fits.

@@ -1,6 +1,10 @@
 //! One module's share of an adapter file: its tensors, by what they are for.
 
-use std::{collections::BTreeMap, fmt, sync::OnceLock};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use kernels::product::{Factors, LowRank};
 
@@ -188,22 +192,29 @@ pub struct Delta {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Pair {
     /// `(out, rank)`
-    pub(crate) left: Vec<f32>,
+    pub(crate) left: Arc<Vec<f32>>,
     /// `(rank, in · taps)`
-    pub(crate) right: Vec<f32>,
+    pub(crate) right: Arc<Vec<f32>>,
     pub(crate) rank: usize,
-    pub(crate) scale: f32,
+    pub(crate) scale: f64,
 }
 
 impl Pair {
-    /// Leaves the first ranks only.
-    pub(crate) fn truncate(&mut self, ranks: usize) {
-        if ranks >= self.rank {
-            return;
-        }
+    pub(super) fn new(left: Vec<f32>, right: Vec<f32>, rank: usize, scale: f64) -> Pair {
+        Pair { left: Arc::new(left), right: Arc::new(right), rank, scale }
+    }
+
+    /// Bytes of both factors.
+    pub(super) fn bytes(&self) -> u64 {
+        ((self.left.len() + self.right.len()) * size_of::<f32>()) as u64
+    }
+
+    /// Leaves the first ranks only, as many as the limit says.
+    pub(crate) fn limit(&mut self, ranks: Option<usize>) {
+        let Some(ranks) = ranks.filter(|ranks| *ranks < self.rank) else { return };
         let left = self.left.chunks_exact(self.rank).flat_map(|row| &row[..ranks]);
-        self.left = left.copied().collect();
-        self.right.truncate(self.right.len() / self.rank * ranks);
+        self.left = Arc::new(left.copied().collect());
+        self.right = Arc::new(self.right[..self.right.len() / self.rank * ranks].to_vec());
         self.rank = ranks;
     }
 }
@@ -231,7 +242,7 @@ impl Delta {
             left,
             right,
             rank: *rank,
-            scale: *scale,
+            scale: *scale as f32,
         });
         factors.collect()
     }

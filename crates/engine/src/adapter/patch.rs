@@ -16,7 +16,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rayon::prelude::*;
@@ -26,9 +26,11 @@ use crate::{
     adapter::{
         Adapter, AdapterReport, Base, Delta, Fit,
         block::{Block, Blocks},
+        parts::Pair,
     },
     architecture::Modules,
     checkpoint::Tensors,
+    device,
     model::layers::Layers,
     ops::{Role, Weights},
     text::embedding::Embedding,
@@ -37,11 +39,55 @@ use crate::{
 /// Modules that are made between two looks at the watch.
 const BATCH: usize = 16;
 
+/// Adapters that stay open although they are not in use.
+const RESTING: usize = 16;
+
 /// An adapter with what it can do for one base model.
 #[derive(Debug)]
 pub(crate) struct Fitted {
     pub(crate) adapter: Adapter,
     pub(crate) fit: Fit,
+    kept: Mutex<Kept>,
+}
+
+/// Factors that were read, so that a slider need not read them again.
+#[derive(Debug, Default)]
+struct Kept {
+    /// By module, at weight 1.
+    pairs: HashMap<String, Vec<Pair>>,
+    bytes: u64,
+}
+
+impl Fitted {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A module's factors at weight 1. `None` if its change is not just their product.
+    fn factors(&self, module: &str, base: &Base<'_>) -> Result<Option<Vec<Pair>>> {
+        let outline = self.adapter.outline();
+        if !outline.is_product(&self.fit, module) {
+            return Ok(None);
+        }
+        if let Some(pairs) = self.lock().pairs.get(module) {
+            return Ok(Some(pairs.clone()));
+        }
+        let mut change = Delta::default();
+        outline.add_delta(&self.fit, module, base, 1.0, &mut change)?;
+        let Delta { pairs, rest: None, bias: None } = change else { return Ok(None) };
+        let bytes: u64 = pairs.iter().map(Pair::bytes).sum();
+        let mut kept = self.lock();
+        if kept.bytes + bytes <= most_kept() {
+            kept.bytes += bytes;
+            kept.pairs.insert(module.to_owned(), pairs.clone());
+        }
+        Ok(Some(pairs))
+    }
+}
+
+/// Bytes of factors that are kept of one adapter.
+fn most_kept() -> u64 {
+    device::memory().map_or(128 << 20, |bytes| bytes / 64)
 }
 
 /// One adapter of the stack, with everything that was asked of it.
@@ -54,6 +100,29 @@ pub(crate) struct Coat {
 }
 
 impl Coat {
+    /// Adds what it changes in a module, so many times, to the sum.
+    fn add_delta(
+        &self,
+        module: &str,
+        base: &Base<'_>,
+        weight: f64,
+        delta: &mut Delta,
+    ) -> Result<()> {
+        let Fitted { adapter, fit, .. } = &*self.fitted;
+        let limited = (weight, self.rank_limit);
+        match self.fitted.factors(module, base)? {
+            None => adapter.outline().add_limited(fit, module, base, limited, delta),
+            Some(pairs) => {
+                for mut pair in pairs {
+                    pair.scale *= weight;
+                    pair.limit(self.rank_limit);
+                    delta.pairs.push(pair);
+                }
+                Ok(())
+            }
+        }
+    }
+
     /// Its weight in a block.
     fn weight(&self, block: Block, position: f64) -> f64 {
         AdapterUse::sum(&self.uses, block, position)
@@ -250,9 +319,7 @@ fn patched(
     let unpatched = bias.clone();
     let module_base = Base::new(&base.shape, unpatched.as_deref(), &read);
     for (coat, m) in stack.acting(module) {
-        let outline = coat.fitted.adapter.outline();
-        let weight = (m, coat.rank_limit);
-        outline.add_limited(&coat.fitted.fit, module, &module_base, weight, &mut delta)?;
+        coat.add_delta(module, &module_base, m, &mut delta)?;
     }
     match (&mut bias, &delta.bias) {
         (Some(bias), Some(change)) => add(bias, change),
@@ -292,7 +359,7 @@ impl Adapters {
         let adapter = Adapter::open(path)?;
         let mut fit = adapter.outline().fit(modules);
         fit.unmatched.extend_from_slice(adapter.problems());
-        let fitted = Arc::new(Fitted { adapter, fit });
+        let fitted = Arc::new(Fitted { adapter, fit, kept: Mutex::default() });
         self.opened.insert(path.to_owned(), fitted.clone());
         Ok(fitted)
     }
@@ -321,8 +388,13 @@ impl Adapters {
             });
             coat.uses.push(adapter_use.clone());
         }
-        // Opened files that are no longer in use are closed.
-        self.opened.retain(|path, _| uses.iter().any(|adapter_use| adapter_use.path == *path));
+        // What is switched off is often switched on again.
+        let is_used = |path: &PathBuf| uses.iter().any(|adapter_use| adapter_use.path == *path);
+        let resting = self.opened.keys().filter(|path| !is_used(path)).count();
+        self.opened.retain(|path, _| resting <= RESTING || is_used(path));
+        for (_, fitted) in self.opened.iter().filter(|(path, _)| !is_used(path)) {
+            *fitted.lock() = Kept::default();
+        }
         let (coats, blocks) = (coats.into_values().collect(), base.blocks.clone());
         Ok((Stack { coats, blocks, position: 0.0 }, report))
     }
@@ -344,10 +416,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        adapter::{
-            block::{BlockWeights, FACTORS},
-            parts::Pair,
-        },
+        adapter::block::{BlockWeights, FACTORS},
         checkpoint::Checkpoint,
         testing::{Dice, adapter, write_adapter, write_folder},
     };
@@ -485,10 +554,10 @@ mod tests {
             .unwrap();
         let Pair { left, right, rank, scale } = &delta.pairs[0];
         let width = right.len() / rank;
-        let change = |row: usize, column: usize| scale * left[row * rank] * right[column];
+        let change = |row: usize, column: usize| *scale as f32 * left[row * rank] * right[column];
         let limited = {
             let mut first = delta.clone();
-            first.pairs[0].truncate(1);
+            first.pairs[0].limit(Some(1));
             first.weight(&base.shape)
         };
         assert!(*rank > 1);

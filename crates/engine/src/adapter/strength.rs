@@ -204,7 +204,7 @@ impl Change {
         let mut sum = 0.0;
         for (a, left_a) in self.delta.pairs.iter().zip(&self.lefts) {
             for (b, left_b) in other.delta.pairs.iter().zip(&other.lefts) {
-                sum += f64::from(a.scale) * f64::from(b.scale) * trace((a, left_a), (b, left_b));
+                sum += a.scale * b.scale * trace((a, left_a), (b, left_b));
             }
         }
         let dots = [(&self.delta.rest, &other.delta.rest), (&self.delta.bias, &other.delta.bias)];

@@ -14,6 +14,7 @@
 
 use std::{
     borrow::Cow,
+    cell::RefCell,
     collections::{BTreeMap, btree_map::Entry as Slot},
     fmt,
     path::{Path, PathBuf},
@@ -406,18 +407,32 @@ impl TensorReader<'_> {
         let TensorReader { file, name, info } = *self;
         let size = info.dtype.size();
         let chunk = if info.strides.is_some() { GATHERED } else { CHUNK };
-        let mut buffer = vec![0u8; chunk.min(to.len() * size)];
-        for (at, to) in (first..).step_by(chunk / size).zip(to.chunks_mut(chunk / size)) {
-            let chunk = &mut buffer[..to.len() * size];
-            self.read_bytes(at, chunk)?;
-            widen(chunk, info.dtype, to).map_err(|dtype| Error::WrongKind {
-                path: file.path.clone(),
-                wanted: "weights",
-                found: format!("stored as {} in `{name}`", dtype.name()),
-                advice: "Weights are F32, F16, BF16, F8 or F64".into(),
-            })?;
+        let parts = (first..).step_by(chunk / size).zip(to.chunks_mut(chunk / size));
+        let read = |buffer: &mut Vec<u8>| {
+            for (at, to) in parts {
+                if buffer.len() < to.len() * size {
+                    buffer.resize(to.len() * size, 0);
+                }
+                let chunk = &mut buffer[..to.len() * size];
+                self.read_bytes(at, chunk)?;
+                widen(chunk, info.dtype, to).map_err(|dtype| Error::WrongKind {
+                    path: file.path.clone(),
+                    wanted: "weights",
+                    found: format!("stored as {} in `{name}`", dtype.name()),
+                    advice: "Weights are F32, F16, BF16, F8 or F64".into(),
+                })?;
+            }
+            Ok(())
+        };
+        thread_local! {
+            // A slider reads thousands of small pieces: to clear memory for each would take as long as
+            // the reading.
+            static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
-        Ok(())
+        match info.strides {
+            None => BUFFER.with_borrow_mut(read),
+            Some(_) => read(&mut Vec::new()),
+        }
     }
 
     /// Reads the elements from the `first` on as they are stored, little-endian, in the order of the shape.

@@ -152,13 +152,18 @@ impl<T: Operand> Addition<'_, T> {
                         let panels = [left, right];
                         let [b0, b1] = panels.map(|at| self.right.panel(0, at, chunk.start));
                         for (block, a) in ready.iter().enumerate() {
-                            M::multiply(a, b0, b1, c.as_mut_ptr(), false);
                             let first = block * M::ROWS;
                             let rows = M::ROWS.min(self.rows - first);
-                            let len = (rows - 1) * width + PAIR.min(width - column);
+                            let columns = PAIR.min(width - column);
                             let at = self.sum.get().add(first * width + column);
+                            let whole = rows == M::ROWS && columns == PAIR;
+                            if whole && M::add_in_place(a, b0, b1, at, width) {
+                                continue;
+                            }
+                            M::multiply(a, b0, b1, c.as_mut_ptr(), false);
+                            let len = (rows - 1) * width + columns;
                             let sum = std::slice::from_raw_parts_mut(at, len);
-                            add_block(&c[..rows * PAIR], sum, width, PAIR.min(width - column));
+                            add_block(&c[..rows * PAIR], sum, width, columns);
                         }
                     }
                 }

@@ -327,12 +327,21 @@ fn pack<T: Number>(
     if padded != inputs {
         to.fill(T::default());
     }
+    // Rows that are missing stay zeros.
+    let mut block = [[0.0; BLOCK]; PANEL];
     for chunk in chunks {
         let to = &mut to[chunk.start * packed_taps * PANEL..];
         for begin in (chunk.start..chunk.end.min(inputs)).step_by(BLOCK) {
             let end = (begin + BLOCK).min(chunk.end).min(inputs);
+            let whole = end - begin == BLOCK;
+            if taps == 1 && whole && w.len() == PANEL * inputs {
+                turn(&w[begin..], inputs, &mut to[(begin - chunk.start) * PANEL..], BLOCK);
+                continue;
+            }
+            if !whole {
+                block = [[0.0; BLOCK]; PANEL];
+            }
             for tap in 0..packed_taps {
-                let mut block = [[0.0; BLOCK]; PANEL];
                 for (row, block) in w.chunks_exact(inputs * taps).zip(&mut block) {
                     let row = &row[begin * taps..end * taps];
                     if taps == 1 {
@@ -344,25 +353,26 @@ fn pack<T: Number>(
                     }
                 }
                 let at = tap * chunk.len() + begin - chunk.start;
-                turn(&block, &mut to[at * PANEL..], end - begin);
+                turn(block.as_flattened(), BLOCK, &mut to[at * PANEL..], end - begin);
             }
         }
     }
 }
 
 on_lanes! {
-    /// Turns `count` inputs of 16 outputs from rows of inputs to rows of outputs, in groups, rounded to
-    /// how they are stored.
-    fn turn<T: Number>(block: &[[f32; BLOCK]; PANEL], to: &mut [T], count: usize) {
+    /// Turns `count` inputs of 16 outputs from rows of inputs, which begin `stride` numbers apart, to rows
+    /// of outputs, in groups, rounded to how they are stored.
+    fn turn<T: Number>(rows: &[f32], stride: usize, to: &mut [T], count: usize) {
         let groups = count.div_ceil(T::GROUP);
         assert!(to.len() >= groups * PANEL * T::GROUP && size_of::<T>() * T::GROUP == 4);
+        assert!(rows.len() >= (PANEL - 1) * stride + BLOCK, "sixteen rows");
         let mut rounded = [[0u32; BLOCK]; PANEL];
-        for (rounded, row) in rounded.iter_mut().zip(block) {
+        for (row, rounded) in rounded.iter_mut().enumerate() {
             for at in (0..BLOCK).step_by(LANES) {
                 // SAFETY: sixteen numbers of the row; a group of numbers takes four bytes, so there is
                 // room for them.
                 unsafe {
-                    let lanes = L::load(row.as_ptr().add(at));
+                    let lanes = L::load(rows.as_ptr().add(row * stride + at));
                     T::store(lanes, rounded.as_mut_ptr().cast::<T>().add(at));
                 }
             }

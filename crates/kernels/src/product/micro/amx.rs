@@ -38,6 +38,35 @@ pub(in crate::product) struct Ready {
     both: bool,
 }
 
+impl Ready {
+    /// Adds the products of all taps to the sums in the registers.
+    ///
+    /// # Safety
+    /// As [`Micro::multiply`], between [`Micro::enter`] and [`Micro::leave`].
+    #[inline(always)]
+    unsafe fn multiply(&self, b0: *const bf16, b1: *const bf16) {
+        for tap in 0..self.tap_count {
+            // SAFETY: the caller's conditions: rows and weights for all taps.
+            unsafe {
+                let place = |side: usize| {
+                    let offset = match self.tap_step[side] {
+                        Some(step) => tap * step,
+                        None => *self.taps.add(tap),
+                    };
+                    self.start[side].add(offset).cast()
+                };
+                let left = tile::Left { start: [place(0), place(1)], stride: self.stride };
+                let right = [b0, b1].map(|b| b.add(tap * self.steps * DEPTH * PANEL).cast());
+                if self.both {
+                    tile::multiply(left, right, tile::BYTES, self.steps);
+                } else {
+                    tile::multiply_row(left, right, tile::BYTES, self.steps);
+                }
+            }
+        }
+    }
+}
+
 // SAFETY: every access below is one that the trait's conditions allow.
 unsafe impl Micro<bf16> for Tiles {
     const ROWS: usize = 2 * TILE;
@@ -100,24 +129,26 @@ unsafe impl Micro<bf16> for Tiles {
             } else {
                 tile::clear();
             }
-            for tap in 0..a.tap_count {
-                let place = |side: usize| {
-                    let offset = match a.tap_step[side] {
-                        Some(step) => tap * step,
-                        None => *a.taps.add(tap),
-                    };
-                    a.start[side].add(offset).cast()
-                };
-                let left = tile::Left { start: [place(0), place(1)], stride: a.stride };
-                let right = [b0, b1].map(|b| b.add(tap * a.steps * DEPTH * PANEL).cast());
-                if a.both {
-                    tile::multiply(left, right, tile::BYTES, a.steps);
-                } else {
-                    tile::multiply_row(left, right, tile::BYTES, a.steps);
-                }
-            }
+            a.multiply(b0, b1);
             tile::store(c, C_STRIDE);
         }
+    }
+
+    unsafe fn add_in_place(
+        a: &Ready,
+        b0: *const bf16,
+        b1: *const bf16,
+        sum: *mut f32,
+        stride: usize,
+    ) -> bool {
+        let stride = stride * size_of::<f32>();
+        // SAFETY: the caller's conditions: a block of sums at `sum`, rows and weights for all taps.
+        unsafe {
+            tile::load(sum, stride);
+            a.multiply(b0, b1);
+            tile::store(sum, stride);
+        }
+        true
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
