@@ -481,7 +481,7 @@ fn algorithms_change_what_their_libraries_change() {
             seen += 1;
         }
     }
-    assert!(seen > 50, "{seen} modules");
+    assert!(seen > 67, "{seen} modules");
 }
 
 /// What an adapter that cannot be used at all is told.
@@ -516,6 +516,36 @@ fn algorithms_without_a_formula_are_named() {
         let message = refusal(&path, &modules);
         assert!(message.contains(&format!("made with {algorithm}")), "{message}");
     }
+}
+
+/// The same tensors mean one rotation in PEFT, and its reverse in OneTrainer, but for linear layers.
+#[test]
+fn rotations_of_convolutions_need_pefts_configuration() {
+    let modules: Modules = [
+        ("unet.conv_in".to_owned(), vec![6, 4, 3, 3]),
+        ("unet.time_embedding.linear_1".to_owned(), vec![6, 8]),
+    ]
+    .into();
+    let parts = |prefix: &str, linear: &str| {
+        [
+            (format!("{prefix}conv_in.oft_R.weight"), vec![9, 6], 0.1),
+            (format!("{prefix}{linear}.oft_R.weight"), vec![2, 6], 0.1),
+        ]
+    };
+    let (folder, path) = file();
+    write(&path, &parts("lora_unet_", "time_embedding_linear_1"));
+    let fit = Adapter::open(&path).unwrap().outline().fit(&modules);
+    assert_eq!(fit.modules().collect::<Vec<_>>(), ["unet.time_embedding.linear_1"]);
+    let [Problem { name, .. }] = fit.wrong_shape.as_slice() else { panic!("{fit:?}") };
+    assert_eq!(name, "unet.conv_in");
+
+    let peft = folder.path().join("unet");
+    fs::create_dir(&peft).unwrap();
+    fs::write(peft.join("adapter_config.json"), "{\"peft_type\": \"OFT\"}").unwrap();
+    let parts = parts("base_model.model.", "time_embedding.linear_1");
+    write(&peft.join("adapter_model.safetensors"), &parts);
+    let fit = Adapter::open(&peft).unwrap().outline().fit(&modules);
+    assert_eq!((fit.modules().count(), fit.unmatched, fit.wrong_shape), (2, vec![], vec![]));
 }
 
 #[test]

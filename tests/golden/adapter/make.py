@@ -22,6 +22,9 @@ the weights at strength 1:
     dora_loha, dora_lokr                 DoRA around others
     adalora_peft                         LoRA with a factor for each rank
     oft, oft_rescaled, boft, oft_peft, hra_peft   rotations
+    oft_peft_convs, oft_peft_shared      PEFT's OFT of convolutions, as PEFT merges it: blocks of their rows
+                                         `(in, kh, kw)`; one block for all, and linear layers too
+    oft_peft_exact, oft_peft_bounded     Cayley's transform without its series; COFT
     ia3, ia3_inputs, ia3_peft, glora, full, norm
 
 `modules.json` lists the canonical names and the shapes of the base weights.
@@ -71,9 +74,11 @@ TEXT_ENCODER = {
 class UNet2DConditionModel(nn.Module):
     """A tree of modules with the given paths, of the class whose name PEFT writes down."""
 
+    __module__ = "x"  # PEFT writes it down as well
+
 
 class CLIPTextModel(nn.Module):
-    pass
+    __module__ = "x"
 
 
 def tree(root, modules):
@@ -275,7 +280,7 @@ def algorithms():
         """As in training, too: the direction is that of the weight with the change added once."""
         return module.apply_weight_decompose(plain(module, base)[0]), None
 
-    def peft_file(name, make, only=lambda base: not isinstance(base, nn.GroupNorm)):
+    def peft_file(name, make, only=lambda base: not isinstance(base, nn.GroupNorm), merged=False):
         paths = [path for path, base in bases.items() if only(base)]
         root = tree(UNet2DConditionModel(), {path: copy.deepcopy(bases[path]) for path in paths})
         model = get_peft_model(root, make(paths))
@@ -295,9 +300,14 @@ def algorithms():
             if isinstance(written.get(key), list):
                 written[key].sort()
         (target / "adapter_config.json").write_text(json.dumps(written, indent=1) + "\n")
+        if merged:
+            model.merge_adapter()
         for path in paths:
             layer = model.base_model.model.get_submodule(path)
-            note(name, path, bases[path], *effective_of(layer, bases[path]))
+            if merged:
+                note(name, path, bases[path], layer.base_layer.weight)
+            else:
+                note(name, path, bases[path], *effective_of(layer, bases[path]))
 
     def effective_of(layer, base):
         if isinstance(base, nn.Conv2d):
@@ -320,6 +330,16 @@ def algorithms():
                  weight_of=decomposed)
     lycoris_file("dora_lokr", LokrModule, weight_decompose=True, wd_on_out=True, dim=2, factor=2,
                  weight_of=decomposed)
+
+    def oft(**options):
+        return lambda paths: OFTConfig(oft_block_size=4, r=0, target_modules=paths, **options)
+
+    # Merged, because the layer of a 3 x 3 convolution adds up what its windows see twice: no weight does that.
+    conv = lambda base: isinstance(base, nn.Conv2d)
+    peft_file("oft_peft_convs", oft(), only=conv, merged=True)
+    peft_file("oft_peft_shared", oft(block_share=True), merged=True)
+    peft_file("oft_peft_exact", oft(use_cayley_neumann=False), merged=True)
+    peft_file("oft_peft_bounded", oft(coft=True, eps=0.9, num_cayley_neumann_terms=7), merged=True)
     save_file({k: v.contiguous() for k, v in numbers.items()}, HERE / "algorithms.safetensors")
 
 

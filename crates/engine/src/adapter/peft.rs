@@ -24,6 +24,18 @@ const COMPONENTS: &[(&str, &str)] = &[
 /// How large the programs for a pattern may get; patterns are module paths, so this is plenty.
 const PATTERN_LIMIT: usize = 1 << 16;
 
+/// Of Cayley's series; each term is a product of matrices, and later ones are nothing where it converges.
+const MOST_TERMS: u64 = 64;
+
+/// How PEFT makes rotations of what is stored for OFT.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Rotation {
+    /// How many terms of Cayley's series; `None` for the transform itself, of which PEFT takes the transpose.
+    pub(super) terms: Option<u64>,
+    /// COFT's `eps`: no block's norm may be more than that divided by √blocks.
+    pub(super) bound: Option<f64>,
+}
+
 /// What is not in the tensors.
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -34,6 +46,8 @@ pub(crate) struct Settings {
     alpha_pattern: Vec<(Regex, f64)>,
     /// Rank-stabilized: alpha / √rank. Kalajdzievski, 2023, <https://arxiv.org/abs/2312.03732>.
     rank_stabilized: bool,
+    /// Only of a configuration for OFT.
+    pub(super) rotation: Option<Rotation>,
 }
 
 impl Settings {
@@ -43,6 +57,7 @@ impl Settings {
         alpha: None,
         alpha_pattern: Vec::new(),
         rank_stabilized: false,
+        rotation: None,
     };
 
     /// Reads `adapter_config.json`, already parsed.
@@ -112,12 +127,23 @@ impl Settings {
                 .map_err(|_| format!("its `alpha_pattern` has a bad pattern, `{pattern}`"))?;
             alpha_pattern.push((pattern, alpha));
         }
-        Ok(Settings {
-            component: None,
-            alpha,
-            alpha_pattern,
-            rank_stabilized: given("use_rslora").and_then(Value::as_bool).unwrap_or(false),
-        })
+        let flag = |key, default| given(key).and_then(Value::as_bool).unwrap_or(default);
+        let rotation = match given("peft_type").and_then(Value::as_str) {
+            Some("OFT") => {
+                let terms = given("num_cayley_neumann_terms").map_or(Some(5), Value::as_u64);
+                let terms = terms.filter(|terms| *terms <= MOST_TERMS).ok_or_else(|| {
+                    format!("its `num_cayley_neumann_terms` is not a number up to {MOST_TERMS}")
+                })?;
+                let eps = number("eps")?.unwrap_or(6e-5);
+                Some(Rotation {
+                    terms: flag("use_cayley_neumann", true).then_some(terms),
+                    bound: flag("coft", false).then_some(eps),
+                })
+            }
+            _ => None,
+        };
+        let rank_stabilized = flag("use_rslora", false);
+        Ok(Settings { component: None, alpha, alpha_pattern, rank_stabilized, rotation })
     }
 
     /// The alpha of a module.
@@ -184,6 +210,18 @@ mod tests {
         assert!(error.contains("bad pattern"), "{error}");
         let error = settings(json!({ "fan_in_fan_out": true })).unwrap_err().to_string();
         assert!(error.contains("fan_in_fan_out"), "{error}");
+    }
+
+    #[test]
+    fn rotations_are_those_of_oft() {
+        let rotation = |config| settings(config).unwrap().rotation;
+        assert_eq!(rotation(json!({ "peft_type": "LORA", "coft": true })), None);
+        let default = Rotation { terms: Some(5), bound: None };
+        assert_eq!(rotation(json!({ "peft_type": "OFT", "eps": 1.0 })), Some(default));
+        let exact = json!({ "peft_type": "OFT", "use_cayley_neumann": false, "coft": true });
+        assert_eq!(rotation(exact), Some(Rotation { terms: None, bound: Some(6e-5) }));
+        let endless = json!({ "peft_type": "OFT", "num_cayley_neumann_terms": 1e12 as u64 });
+        assert!(settings(endless).unwrap_err().to_string().contains("up to 64"));
     }
 
     #[test]

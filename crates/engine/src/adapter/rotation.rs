@@ -6,8 +6,9 @@
 //!
 //! - OFT (Qiu et al., 2023, <https://arxiv.org/abs/2306.07280>) as kohya and LyCORIS have it: `Rᵀ` from the left,
 //!   on blocks of outputs. `alpha` bounds the norm of `Q`, and `rescale` multiplies each output. As PEFT and
-//!   OneTrainer have it: `Rᵀ` from the right, on blocks of inputs. Those two disagree about convolutions, so
-//!   there it is refused.
+//!   OneTrainer have it: `Rᵀ` from the right, on blocks of inputs, or of a convolution's rows `(in, kh, kw)`. There
+//!   OneTrainer takes `R`, so without PEFT's configuration it is refused; and what PEFT merges counts. While PEFT
+//!   trains a kernel larger than 1 × 1, it adds up windows that overlap, which no weight does.
 //! - BOFT (Liu et al., 2023, <https://arxiv.org/abs/2311.06243>): several such stages, each on outputs that are
 //!   further apart, as in a fast Fourier transform.
 //! - HRA (Yuan et al., 2024, <https://arxiv.org/abs/2405.17484>): a chain of reflections at the inputs.
@@ -19,6 +20,7 @@ use crate::{
     adapter::{
         Algorithm, Apply, Base, Delta,
         parts::{Parts, dimensions},
+        peft::Rotation,
     },
 };
 
@@ -137,6 +139,14 @@ impl Square {
         inverse
     }
 
+    fn norm_squared(&self) -> f64 {
+        self.values.iter().map(|value| value * value).sum()
+    }
+
+    fn scale(&mut self, factor: f64) {
+        self.values.iter_mut().for_each(|value| *value *= factor);
+    }
+
     /// `m · (self − I)`
     fn change(&self, m: f64) -> Square {
         let mut change = Square { side: self.side, values: self.values.clone() };
@@ -168,12 +178,9 @@ fn rotations(blocks: &[f32], side: usize, bound: f64) -> Vec<Square> {
             Square { side, values }
         })
         .collect();
-    let square = |q: &Square| q.values.iter().map(|value| value * value).sum::<f64>();
-    let norm = all.iter().map(square).sum::<f64>().sqrt();
+    let norm = all.iter().map(Square::norm_squared).sum::<f64>().sqrt();
     if bound > 0.0 && norm > bound {
-        for q in &mut all {
-            q.values.iter_mut().for_each(|value| *value *= bound / norm);
-        }
+        all.iter_mut().for_each(|q| q.scale(bound / norm));
     }
     all.par_iter().map(cayley).collect()
 }
@@ -306,6 +313,9 @@ fn turn_in_stages(parts: &Parts, base: &Base<'_>, weight: f64, delta: &mut Delta
 
 // --- inputs ----------------------------------------------------------------------------------
 
+/// What there is no configuration for.
+const ONE_TRAINER: Rotation = Rotation { terms: Some(5), bound: None };
+
 /// Blocks of a generator for so many inputs: how many are stored, and their side. One block may be shared by
 /// all.
 fn generators(parts: &Parts, inputs: usize) -> Option<(usize, usize)> {
@@ -317,18 +327,43 @@ fn generators(parts: &Parts, inputs: usize) -> Option<(usize, usize)> {
 }
 
 fn fits_right(parts: &Parts, shape: &[usize]) -> bool {
-    matches!(*shape, [_, inputs] if generators(parts, inputs).is_some())
+    let Some((_, inputs, taps)) = dimensions(shape) else { return false };
+    (shape.len() == 2 || parts.settings.rotation.is_some())
+        && generators(parts, inputs * taps).is_some()
+}
+
+/// So many terms of Cayley's series, the last with half of its factor.
+fn series(q: &Square, terms: u64) -> Square {
+    let mut sum = Square::identity(q.side);
+    if terms > 1 {
+        sum = sum.plus(2.0, q);
+    }
+    if terms > 2 {
+        let mut power = q.times(q);
+        sum = sum.plus(2.0, &power);
+        for _ in 3..terms - 1 {
+            power = power.times(q);
+            sum = sum.plus(2.0, &power);
+        }
+        // As in PEFT, three are four as well.
+        sum = sum.plus(1.0, &power.times(q));
+    }
+    sum
 }
 
 fn turn_inputs(parts: &Parts, base: &Base<'_>, weight: f64, delta: &mut Delta) -> Result<()> {
     let shape = base.shape();
-    let inputs = shape[1];
-    let (_, side) = generators(parts, inputs).expect("checked by `fits`");
+    let (_, inputs, taps) = dimensions(shape).expect("checked by `fits`");
+    let width = inputs * taps;
+    let (stored, side) = generators(parts, width).expect("checked by `fits`");
     let values = parts.read("generator")?;
+    let Rotation { terms, bound } = parts.settings.rotation.unwrap_or(ONE_TRAINER);
     // OneTrainer's other form.
     let divisor = if parts.has("scaled") { 2.0 * ((side - 1) as f64).sqrt() } else { 1.0 };
+    // The other sign makes it the transpose.
+    let divisor = if terms.is_some() { divisor } else { -divisor };
     let changes: Vec<Square> = values
-        .chunks_exact(side * (side - 1) / 2)
+        .par_chunks_exact(side * (side - 1) / 2)
         .map(|upper| {
             let mut q = Square { side, values: vec![0.0; side * side] };
             let places = (0..side).flat_map(|row| (row + 1..side).map(move |column| (row, column)));
@@ -336,15 +371,17 @@ fn turn_inputs(parts: &Parts, base: &Base<'_>, weight: f64, delta: &mut Delta) -
                 q.values[row * side + column] = f64::from(*value) / divisor;
                 q.values[column * side + row] = -f64::from(*value) / divisor;
             }
-            // Five terms of Cayley's series, the last with half of its factor.
-            let (second, identity) = (q.times(&q), Square::identity(side));
-            let (third, fourth) = (second.times(&q), second.times(&second));
-            let sum = identity.plus(2.0, &q).plus(2.0, &second).plus(2.0, &third);
-            sum.plus(1.0, &fourth).change(weight)
+            let norm = q.norm_squared().sqrt();
+            if let Some(bound) = bound.map(|bound| bound / (stored as f64).sqrt())
+                && norm > bound
+            {
+                q.scale(bound / norm);
+            }
+            terms.map_or_else(|| cayley(&q), |terms| series(&q, terms)).change(weight)
         })
         .collect();
     let read = base.weight()?;
-    let rows = delta.rest(shape).par_chunks_exact_mut(inputs).zip(read.par_chunks_exact(inputs));
+    let rows = delta.rest(shape).par_chunks_exact_mut(width).zip(read.par_chunks_exact(width));
     rows.for_each(|(sums, row)| {
         for (block, (sums, row)) in
             sums.chunks_exact_mut(side).zip(row.chunks_exact(side)).enumerate()
