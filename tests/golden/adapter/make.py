@@ -26,6 +26,8 @@ the weights at strength 1:
                                          `(in, kh, kw)`; one block for all, and linear layers too
     oft_peft_exact, oft_peft_bounded     Cayley's transform without its series; COFT
     ia3, ia3_inputs, ia3_peft, glora, full, norm
+    glora_old                            the order of GLoRA's first files, which no library writes any more:
+                                         by its formula, in NumPy and f64
 
 `modules.json` lists the canonical names and the shapes of the base weights.
 
@@ -38,6 +40,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from lycoris.modules.locon import LoConModule
 from lycoris.modules.loha import LohaModule
@@ -340,7 +343,30 @@ def algorithms():
     peft_file("oft_peft_shared", oft(block_share=True), merged=True)
     peft_file("oft_peft_exact", oft(use_cayley_neumann=False), merged=True)
     peft_file("oft_peft_bounded", oft(coft=True, eps=0.9, num_cayley_neumann_terms=7), merged=True)
+    glora_old(folder, bases, numbers)
     save_file({k: v.contiguous() for k, v in numbers.items()}, HERE / "algorithms.safetensors")
+
+
+def glora_old(folder, bases, numbers, rank=4, alpha=2.5):
+    """W a2 a1 + b2 b1, where a2 a1 mixes the inputs of each tap."""
+    tensors = {}
+    for path, base in bases.items():
+        if isinstance(base, nn.GroupNorm):
+            continue
+        weight = base.weight.detach().double().numpy()
+        outputs, inputs, *kernel = weight.shape
+        ones = [1] * len(kernel)
+        shapes = {"a1": [rank, inputs, *ones], "a2": [inputs, rank, *ones],
+                  "b1": [rank, inputs, *kernel], "b2": [outputs, rank, *ones]}
+        parts = {part: torch.randn(shape) / 3 for part, shape in shapes.items()}
+        spelling = "lora_unet_" + path.replace(".", "_")
+        tensors |= {f"{spelling}.{part}.weight": value for part, value in parts.items()}
+        tensors[f"{spelling}.alpha"] = torch.tensor(alpha)
+        a1, a2, b1, b2 = (parts[part].double().numpy().reshape(shapes[part][0], -1) for part in shapes)
+        of_base = np.einsum("oit,ir,rj->ojt", weight.reshape(outputs, inputs, -1), a2, a1)
+        change = alpha / rank * (of_base.reshape(weight.shape) + (b2 @ b1).reshape(weight.shape))
+        numbers[f"glora_old/unet.{path}"] = torch.from_numpy(change).float()
+    save_file(tensors, folder / "glora_old.safetensors", {"ss_network_module": "lycoris.kohya"})
 
 
 if __name__ == "__main__":
