@@ -28,6 +28,8 @@ the weights at strength 1:
     ia3, ia3_inputs, ia3_peft, glora, full, norm
     glora_old                            the order of GLoRA's first files, which no library writes any more:
                                          by its formula, in NumPy and f64
+    tlora                                T-LoRA with orthogonal factors in its authors' names: what its layers do
+                                         to unit inputs, by their definition, in f64
 
 `modules.json` lists the canonical names and the shapes of the base weights.
 
@@ -344,6 +346,7 @@ def algorithms():
     peft_file("oft_peft_exact", oft(use_cayley_neumann=False), merged=True)
     peft_file("oft_peft_bounded", oft(coft=True, eps=0.9, num_cayley_neumann_terms=7), merged=True)
     glora_old(folder, bases, numbers)
+    tlora(folder, bases, numbers)
     save_file({k: v.contiguous() for k, v in numbers.items()}, HERE / "algorithms.safetensors")
 
 
@@ -367,6 +370,32 @@ def glora_old(folder, bases, numbers, rank=4, alpha=2.5):
         change = alpha / rank * (of_base.reshape(weight.shape) + (b2 @ b1).reshape(weight.shape))
         numbers[f"glora_old/unet.{path}"] = torch.from_numpy(change).float()
     save_file(tensors, folder / "glora_old.safetensors", {"ss_network_module": "lycoris.kohya"})
+
+
+def tlora(folder, bases, numbers, rank=4):
+    """P (λ Q x) - P0 (λ0 Q0 x), which begins as nothing: factors of a random matrix's smallest values."""
+    tensors = {}
+    for path, base in bases.items():
+        if not isinstance(base, nn.Linear):
+            continue
+        outputs, inputs = base.weight.shape
+        p, values, q = torch.linalg.svd(torch.randn(outputs, inputs) / rank, full_matrices=False)
+        first = {"p": p[:, -rank:], "lambda": values[None, -rank:], "q": q[-rank:]}
+        now = {part: value + torch.randn_like(value) / 3 for part, value in first.items()}
+
+        def call(x, state):
+            p, factors, q = (state[part].double() for part in ("p", "lambda", "q"))
+            return nn.functional.linear(nn.functional.linear(x, q) * factors, p)
+
+        units = torch.eye(inputs, dtype=torch.float64)
+        numbers[f"tlora/unet.{path}"] = (call(units, now) - call(units, first)).T.float()
+        block, layer = path.removesuffix(".0").rsplit(".", 1)
+        spelling = f"{block}.processor.{layer}_lora"
+        for state, names in ((now, "{}_layer"), (first, "base_{}")):
+            for part, value in state.items():
+                ending = "" if part == "lambda" else ".weight"
+                tensors[f"{spelling}.{names.format(part)}{ending}"] = value.contiguous()
+    save_file(tensors, folder / "tlora.safetensors", {"format": "pt"})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 //! Their modules are listed with their algorithm's name, never left out in silence. An algorithm
 //! that learns to be applied moves from here to a file of its own.
 
-use crate::adapter::{Algorithm, parts::Parts};
+use crate::adapter::{Algorithm, parts::Parts, tlora};
 
 /// Records of what has no rank and no formula here yet.
 const fn named(
@@ -50,4 +50,11 @@ pub(super) static VERA: Algorithm =
 pub(super) static FOURIER: Algorithm =
     named("fourierft", "FourierFT", &[("fourierft_spectrum", "spectrum")], |parts| {
         parts.has("spectrum")
+    });
+
+/// As LyCORIS writes it. What its factors were at first depends on a setting of the training that is not in the
+/// file.
+pub(super) static TLORA_ALONE: Algorithm =
+    named("tlora", "T-LoRA (ortho) without its first state", tlora::SUFFIXES, |parts| {
+        parts.has("lambda_layer")
     });

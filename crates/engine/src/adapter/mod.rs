@@ -38,6 +38,7 @@ mod rotation;
 mod spelling;
 pub mod strength;
 mod target;
+mod tlora;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -111,6 +112,7 @@ pub static ALGORITHMS: &[&Algorithm] = &[
     &lora::LORA,
     &loha::LOHA,
     &lokr::LOKR,
+    &tlora::TLORA,
     &rotation::BOFT,
     &rotation::OFT,
     &rotation::INPUT_OFT,
@@ -123,6 +125,7 @@ pub static ALGORITHMS: &[&Algorithm] = &[
     &known::REPLACEMENT,
     &known::VERA,
     &known::FOURIER,
+    &known::TLORA_ALONE,
 ];
 
 /// PEFT's tensors whose names may have the adapter's name between them and `.weight`.
@@ -392,6 +395,11 @@ impl Outline {
         self.family.to_string()
     }
 
+    /// Reads the embeddings that lie in its files, each by its name, or says why it cannot be used.
+    pub fn embeddings(&self) -> impl Iterator<Item = (String, Result<Embedding>)> {
+        self.contents.files.iter().flat_map(embedding::bundled)
+    }
+
     /// Finds the adapter's modules in a base model.
     #[must_use]
     pub fn fit(&self, modules: &Modules) -> Fit {
@@ -535,10 +543,10 @@ impl Outline {
         Ok(())
     }
 
-    /// Whether the change of a module is nothing but a product of factors, times the weight.
+    /// Whether the change of a module is nothing but products of factors, times the weight.
     pub(crate) fn is_product(&self, fit: &Fit, module: &str) -> bool {
         let algorithm = fit.modules.get(module).map(|&group| self.contents.groups[group].1.id);
-        algorithm.is_some_and(|id| [lora::LORA.id, lora::LOCON.id].contains(&id))
+        algorithm.is_some_and(|id| [lora::LORA.id, lora::LOCON.id, tlora::TLORA.id].contains(&id))
     }
 
     /// Why the adapter cannot be used on a base model, if it cannot: nothing in it fits.
@@ -583,7 +591,7 @@ impl Adapter {
         let outline = Outline::open(path)?;
         let hash = hash(&outline.contents)?;
         let (mut embeddings, mut problems) = (Vec::new(), Vec::new());
-        for (name, found) in outline.contents.files.iter().flat_map(embedding::bundled) {
+        for (name, found) in outline.embeddings() {
             match found {
                 Ok(embedding) => embeddings.push(embedding),
                 Err(error) => problems.push(Problem { name, reason: error.to_string() }),
