@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use engine::text::{self, Vocabulary, embedding::Embedding, tokenizer::Tokenizer};
+use engine::{
+    adapter::Outline,
+    text::{self, Vocabulary, embedding::Embedding, tokenizer::Tokenizer},
+};
 use fs_err as fs;
 use rusqlite::OptionalExtension;
 use serde::Serialize;
@@ -598,17 +601,28 @@ impl Studio {
 
     // ---- prompt
 
-    /// A prompt's length for a base model; without one, as CLIP counts.
+    /// A prompt's length for a base model; without one, as CLIP counts. Words that call embeddings are as long
+    /// as these are: those of the library, and those that lie in the adapters in use.
     ///
     /// # Errors
-    /// Fails if there is no such card, or its tokenizer cannot be read.
-    pub fn count_tokens(&self, checkpoint: Option<u32>, text: &str) -> Result<TokenCount> {
+    /// Fails if there is no such base model, or its tokenizer cannot be read.
+    pub fn count_tokens(
+        &self,
+        checkpoint: Option<u32>,
+        adapters: &[u32],
+        text: &str,
+    ) -> Result<TokenCount> {
         let tokenizer = self.tokenizer(checkpoint)?;
         let names = self.desk.cards.names()?;
-        // One that cannot be read says so when a picture is made.
+        // What cannot be read says so when a picture is made.
         let mentioned = names.embeddings_in(text).into_iter();
-        let embeddings: Vec<_> =
+        let mut embeddings: Vec<_> =
             mentioned.filter_map(|entry| Embedding::open(&entry.path).ok()).collect();
+        for path in adapters.iter().filter_map(|card| self.desk.cards.path(*card).ok()) {
+            let adapter = Outline::open(&path).ok();
+            let found = adapter.iter().flat_map(Outline::embeddings);
+            embeddings.extend(found.filter_map(|(_, embedding)| embedding.ok()));
+        }
         let vocabulary = Vocabulary::new(&tokenizer, &embeddings);
         let text::Fill { used, ends } = text::fill(&tokenizer, &vocabulary, text);
         let utf16 = |end: usize| text[..end].encode_utf16().count() as u32;

@@ -231,7 +231,7 @@ fn prompts_are_counted() {
     let folder = tempfile::tempdir().unwrap();
     let desk = Desk::open(folder.path());
     let starter = desk.studio.library().unwrap().cards[0].id;
-    let count = desk.studio.count_tokens(Some(starter), &"ä fox, ".repeat(40)).unwrap();
+    let count = desk.studio.count_tokens(Some(starter), &[], &"ä fox, ".repeat(40)).unwrap();
     assert_eq!(count.limit, 75);
     assert!(count.total >= 120 && !count.ends.is_empty(), "{count:?}");
     // In UTF-16 units, where a word begins: each repetition has seven, and two words.

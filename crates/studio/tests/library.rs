@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use common::{Desk, files};
 use fs_err as fs;
+use serde_json::json;
 use studio::{
     Code,
     cards::{DropKind, Dropped, ModelCard, ModelKind, ModelNote},
@@ -525,4 +526,34 @@ fn models_are_converted_in_the_library() {
     assert!(desk.studio.plan_conversion(made_id, &half).unwrap().from_folder);
     desk.studio.convert_model(made_id, &half).unwrap();
     desk.wait_until(|cards| cards.iter().any(|card| card.name == "tiny-f16" && card.usable));
+}
+
+/// Words that an adapter in use brings are as long as the vectors that they stand for.
+#[test]
+fn words_of_adapters_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let info = |shape: &[usize], from: usize, to: usize| {
+        let offsets = [from, to];
+        json!({"dtype": "F32", "shape": shape, "data_offsets": offsets})
+    };
+    let header = json!({
+        "lora_unet_conv_in.lora_down.weight": info(&[1, 4, 1, 1], 0, 16),
+        "lora_unet_conv_in.lora_up.weight": info(&[4, 1, 1, 1], 16, 32),
+        "bundle_emb.zorp.clip_l": info(&[8, 768], 32, 32 + 8 * 768 * 4),
+    })
+    .to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    let bytes = [&length[..], header.as_bytes(), &vec![0; 32 + 8 * 768 * 4]].concat();
+    let path = folder.path().join("models/adapters/style.safetensors");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+    let desk = Desk::open(folder.path());
+    desk.wait_until(|cards| cards.iter().any(|card| card.name == "style"));
+    let total =
+        |adapters: &[u32]| desk.studio.count_tokens(None, adapters, "a Zorp fox").unwrap().total;
+    let without = total(&[]);
+    assert!((3..8).contains(&without), "{without}");
+    assert_eq!(total(&[desk.card("style").id]), 10);
+    // Others bring nothing, and one that is gone keeps nothing from being counted.
+    assert_eq!(total(&[desk.card("neon").id, 999_999]), without);
 }

@@ -112,7 +112,8 @@ pub(super) fn drop_files(studio: Held<'_>, paths: Vec<PathBuf>) -> Vec<Dropped> 
 pub(super) fn count_tokens(
     studio: Held<'_>,
     checkpoint: Option<u32>,
+    adapters: Vec<u32>,
     text: String,
 ) -> Result<TokenCount> {
-    studio.count_tokens(checkpoint, &text)
+    studio.count_tokens(checkpoint, &adapters, &text)
 }

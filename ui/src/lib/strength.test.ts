@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { combine, COMFORTABLE, factors, loudness, scaled, type Acting } from './strength';
+import { combine, COMFORTABLE, factors, loudness, scaled, weighs, type Acting } from './strength';
 
 const BLOCKS = 28;
 
@@ -21,6 +21,13 @@ const ALIKE = [
 	[1, 1],
 	[1, 1]
 ];
+
+it('weighs something in one network or another', () => {
+	expect(weighs(layer(0))).toBe(false);
+	expect(weighs(layer(0, { text_encoder_2_weight: 0 }))).toBe(false);
+	expect(weighs(layer(0, { text_encoder_2_weight: -0.2 }))).toBe(true);
+	expect(weighs(layer(0, { unet_weight: 0.1 }))).toBe(true);
+});
 
 describe('what a block is multiplied by', () => {
 	it('is the weight of its network', () => {

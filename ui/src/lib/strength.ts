@@ -50,6 +50,11 @@ export function factors(layer: Acting): number[] {
 	});
 }
 
+/** Whether there is anything of a layer anywhere: then Rust takes the words that it brings. */
+export function weighs({ unet_weight, text_encoder_weight, text_encoder_2_weight }: Weights) {
+	return [unet_weight, text_encoder_weight, text_encoder_2_weight].some((weight) => weight);
+}
+
 /** Of the layers that sound, with the products in the same order. */
 export function combine(layers: readonly Acting[], products: Products): Combined {
 	const by = layers.map(factors);

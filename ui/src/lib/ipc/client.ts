@@ -137,8 +137,8 @@ export const ipc = {
 	inputPicture: (sha256: string) => call<InputPicture | null>('input_picture', { sha256 }),
 
 	// Prompt
-	countTokens: (checkpoint: number | null, text: string) =>
-		call<TokenCount>('count_tokens', { checkpoint, text }),
+	countTokens: (checkpoint: number | null, adapters: number[], text: string) =>
+		call<TokenCount>('count_tokens', { checkpoint, adapters, text }),
 
 	// What the person owns
 	saveSession: (session: unknown) => call<void>('save_session', { session }),

@@ -16,6 +16,7 @@ import type {
 	RecipeOffer,
 	Snapshot
 } from '$lib/ipc/types';
+import { weighs } from '$lib/strength';
 import { createContext } from 'svelte';
 import { Acceleration } from './acceleration.svelte';
 import { Blend } from './blend.svelte';
@@ -416,7 +417,11 @@ export class Studio {
 		const adapters = this.generation.layers.flatMap((layer) => this.cardOf(layer)?.id ?? []);
 		void this.fits
 			.ask(this.groundCard?.id, adapters, anew)
-			.then(() => this.#askStrengths(anew))
+			.then(() => {
+				// What does not fit brings no words either.
+				this.#askTokens();
+				return this.#askStrengths(anew);
+			})
 			.catch((error) => this.toasts.fail(error));
 	}
 
@@ -430,9 +435,15 @@ export class Studio {
 	}
 
 	#askTokens() {
+		const { layers, prompt, negativePrompt } = this.generation;
 		const ground = this.groundCard?.id ?? null;
-		this.tokens.ask(ground, this.generation.prompt);
-		this.negativeTokens.ask(ground, this.generation.negativePrompt);
+		const adapters = layers.flatMap((layer) => {
+			const id =
+				this.generation.sounds(layer) && weighs(layer) ? this.cardOf(layer)?.id : undefined;
+			return id ?? [];
+		});
+		this.tokens.ask(ground, adapters, prompt);
+		this.negativeTokens.ask(ground, adapters, negativePrompt);
 	}
 
 	#save(): SavedSession {

@@ -1,4 +1,7 @@
-/** How many tokens a text is, and where its chunks end. Asked when the typing pauses. */
+/**
+ * How many tokens a text is, and where its chunks end. Asked when the typing pauses. Adapters in use may
+ * bring words that are longer than they look.
+ */
 import { ipc } from '$lib/ipc/client';
 import type { TokenCount } from '$lib/ipc/types';
 
@@ -13,14 +16,14 @@ export class Tokens {
 		return this.#count;
 	}
 
-	ask(checkpoint: number | null, text: string) {
-		const question = `${checkpoint} ${text}`;
+	ask(checkpoint: number | null, adapters: number[], text: string) {
+		const question = `${checkpoint} ${adapters} ${text}`;
 		if (question === this.#asked) return;
 		this.#asked = question;
 		clearTimeout(this.#timer);
 		this.#timer = setTimeout(async () => {
 			try {
-				const count = await ipc.countTokens(checkpoint, text);
+				const count = await ipc.countTokens(checkpoint, adapters, text);
 				if (question === this.#asked) this.#count = count;
 			} catch {
 				// Without a ground nobody can count; the number is only a hint.
