@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use crate::Result;
+use crate::{Format, Result, Size, Window, product::Activation};
 
 /// One start of a kernel.
 #[derive(Debug)]
@@ -17,6 +17,43 @@ pub(crate) struct Launch<'a> {
     pub(crate) shared: u32,
     /// The bytes of its one parameter.
     pub(crate) params: &'a [u8],
+}
+
+/// One linear layer or convolution with all that belongs to it, for a library that may have it ready.
+///
+/// In this order: the sums of products, plus `bias`, plus `image_rows`, then `activation`, plus `residual`;
+/// sums are f32. What is `None` is not done.
+///
+/// A linear layer is a convolution of one image of one row with [`Window::PIXEL`]: its rows are the pixels.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ProductJob {
+    /// Of the input, the weights, the output, `image_rows` and `residual`.
+    pub(crate) format: Format,
+    /// Address of `(batch, height, width, channels)`.
+    pub(crate) input: u64,
+    /// The input's size.
+    pub(crate) size: Size,
+    /// The height and width to which the input is doubled (each pixel repeated twice in height and width)
+    /// before the window moves over it: twice its own, or one less.
+    pub(crate) doubled: Option<(usize, usize)>,
+    /// How the kernel moves.
+    pub(crate) window: Window,
+    /// Address of `(outputs, kernel, kernel, channels)`.
+    pub(crate) weights: u64,
+    /// Rows of the weights.
+    pub(crate) outputs: usize,
+    /// Address of `(outputs)` in f32.
+    pub(crate) bias: Option<u64>,
+    /// Address of `(batch, outputs)`: a row of numbers that all pixels of an image get added.
+    pub(crate) image_rows: Option<u64>,
+    /// A function of each sum. The gated one leaves `outputs / 2` channels.
+    pub(crate) activation: Option<Activation>,
+    /// Address of numbers of the output's own size.
+    pub(crate) residual: Option<u64>,
+    /// Address of the result.
+    pub(crate) output: u64,
+    /// The result's size, whose channels are `outputs`, or half as many if gated.
+    pub(crate) output_size: Size,
 }
 
 /// A device's memory and its queue of work. Everything is queued in order.
@@ -53,6 +90,15 @@ pub(crate) trait Backend: Debug + Send + Sync {
     /// # Errors
     /// Those of the driver.
     fn launch(&self, launch: &Launch<'_>) -> Result<()>;
+
+    /// Queues a product with a library of the card's maker, if there is one that does all of the job: its
+    /// activation and additions too, which may be asked for again without. `None` leaves it to our own kernel.
+    ///
+    /// # Errors
+    /// Those of the library.
+    fn product(&self, _job: &ProductJob) -> Option<Result<()>> {
+        None
+    }
 
     /// Bytes that are free, and all that there are.
     ///

@@ -17,7 +17,10 @@ mod backend;
 mod buffer;
 mod card;
 mod error;
+mod image;
+pub mod product;
 
 pub use buffer::{Buffer, Format};
 pub use card::{Card, CardInfo};
 pub use error::{Error, Result};
+pub use image::{Size, Window};
