@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use crate::{Format, Result, Size, Window, product::Activation};
+use crate::{Error, Format, Result, Size, Window, product::Activation};
 
 /// One start of a kernel.
 #[derive(Debug)]
@@ -105,4 +105,59 @@ pub(crate) trait Backend: Debug + Send + Sync {
     /// # Errors
     /// Those of the driver.
     fn memory(&self) -> Result<(u64, u64)>;
+
+    /// Waits until all that is queued has run.
+    ///
+    /// # Errors
+    /// Those of the work.
+    fn wait(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The most bytes that were in use since [`reset_peak`](Backend::reset_peak).
+    fn peak_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Begins to measure the peak anew.
+    fn reset_peak(&self) {}
+
+    /// Gives memory that is kept for the next requests back to the driver.
+    fn give_back(&self) {}
+
+    /// The maker's libraries that are in use, for people.
+    fn libraries(&self) -> String {
+        "own kernels only".into()
+    }
+
+    /// Begins to record what is queued instead of running it. Whether that is possible.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    fn begin_recording(&self) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Ends a recording and makes it ready to run.
+    ///
+    /// # Errors
+    /// Those of the driver, also of what could not be recorded. The recording is then gone.
+    fn end_recording(&self) -> Result<Box<dyn Recording>> {
+        Err(Error::Failed { doing: "recording".into(), reason: "nothing was begun".into() })
+    }
+
+    /// Ends a recording and forgets it.
+    fn forget_recording(&self) {}
+}
+
+/// Recorded work, with the memory that it computes in.
+pub(crate) trait Recording: Debug + Send + Sync {
+    /// Queues all of it.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    fn replay(&self) -> Result<()>;
+
+    /// How many operations there are.
+    fn operations(&self) -> usize;
 }

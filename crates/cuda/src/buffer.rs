@@ -60,16 +60,7 @@ impl Buffer {
     /// # Errors
     /// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
     pub fn upload(card: &Card, values: &[f32], format: Format) -> Result<Buffer> {
-        let bytes: Vec<u8> = match format {
-            Format::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            Format::F16 => {
-                values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect()
-            }
-            Format::Bf16 => {
-                values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect()
-            }
-        };
-        Buffer::upload_bytes(card, &bytes, format)
+        Buffer::upload_bytes(card, &stored(values, format), format)
     }
 
     /// A copy of numbers that are stored in `format`, little-endian, as files have them.
@@ -80,6 +71,19 @@ impl Buffer {
         let buffer = Buffer::new(card, bytes.len() / format.bytes(), format)?;
         card.0.copy_in(buffer.address, bytes)?;
         Ok(buffer)
+    }
+
+    /// Puts numbers in the place of those that are there, rounded to the buffer's format, when all that was
+    /// queued before has run.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    ///
+    /// # Panics
+    /// If there are more or fewer numbers than the buffer has.
+    pub fn write(&self, values: &[f32]) -> Result<()> {
+        assert_eq!(values.len(), self.len, "a buffer is written as a whole");
+        self.card.0.copy_in(self.address, &stored(values, self.format))
     }
 
     /// The numbers, when all that was queued before has run.
@@ -127,6 +131,19 @@ impl Buffer {
     /// Where they are.
     pub(crate) fn address(&self) -> u64 {
         self.address
+    }
+}
+
+/// Numbers as a format stores them.
+fn stored(values: &[f32], format: Format) -> Vec<u8> {
+    match format {
+        Format::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        Format::F16 => {
+            values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect()
+        }
+        Format::Bf16 => {
+            values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect()
+        }
     }
 }
 

@@ -18,9 +18,13 @@ mod buffer;
 mod card;
 mod error;
 mod image;
+#[cfg(feature = "nvidia")]
+mod nvidia;
+#[cfg(any(feature = "nvidia", test))]
+mod pool;
 pub mod product;
 
 pub use buffer::{Buffer, Format};
-pub use card::{Card, CardInfo};
+pub use card::{Card, CardInfo, Graph};
 pub use error::{Error, Result};
 pub use image::{Size, Window};
