@@ -10,6 +10,8 @@ mod driver;
 mod libraries;
 mod recording;
 mod stage;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},

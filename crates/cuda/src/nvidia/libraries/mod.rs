@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The variable that turns the libraries off, with the value `off`.
-const SWITCH: &str = "IMPASTO_CUDA_LIBRARIES";
+pub(super) const SWITCH: &str = "IMPASTO_CUDA_LIBRARIES";
 
 /// Memory that both may compute in, taken at the first use and kept.
 const WORKSPACE: usize = 32 << 20;

@@ -1,0 +1,248 @@
+//! The driver's side on a driver without a card, and on a card where there is one.
+//!
+//! Each case of the first kind runs this program again, with a library in the way of the real one
+//! (`tests/driver/libcuda.c`). Those of the second kind are ignored unless asked for:
+//! `on_a_card --ignored`.
+
+use std::{env, path::PathBuf, process::Command, sync::OnceLock};
+
+use super::*;
+use crate::{Buffer, Card};
+
+const MIB: usize = 1 << 20;
+
+/// The folder with the driver without a card.
+fn fake_driver() -> &'static PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let folder = env::temp_dir().join(format!("impasto-driver-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/driver/libcuda.c");
+        let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
+        let mut command = Command::new(compiler);
+        command.args(["-shared", "-fPIC", "-O1", "-w", "-o"]).arg(folder.join("libcuda.so"));
+        assert!(command.arg(source).status().unwrap().success());
+        folder
+    })
+}
+
+/// Runs a case of this file on the driver without a card. False if it failed.
+fn passes(case: &str, settings: &[(&str, &str)]) {
+    let program = env::current_exe().unwrap();
+    let name = format!("nvidia::tests::inside::{case}");
+    let mut command = Command::new(program);
+    command.args([&name, "--exact", "--ignored", "--nocapture"]);
+    command.env("LD_LIBRARY_PATH", fake_driver()).env(libraries::SWITCH, "off");
+    let output = command.envs(settings.iter().copied()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{case}:\n{said}\n{told}");
+}
+
+#[test]
+fn cards_that_cannot_be_used_are_named() {
+    passes("an_old_driver_is_told", &[("FAKE_VERSION", "12040")]);
+    passes("an_old_card_is_told", &[("FAKE_CAPABILITY", "75"), ("FAKE_CARDS", "2")]);
+    passes("a_driver_without_cards_is_told", &[("FAKE_CARDS", "0")]);
+}
+
+#[test]
+fn copies_arrive_whole_and_late() {
+    passes("copies_go_both_ways", &[]);
+    passes("copies_go_both_ways", &[("FAKE_NO_LOCKED", "1")]);
+}
+
+#[test]
+fn memory_is_kept_and_given_back() {
+    passes("memory_runs_out_and_comes_back", &[]);
+}
+
+#[test]
+fn recordings_run_again_and_again() {
+    passes("a_recording_runs_again", &[]);
+    passes("a_recording_that_fails_leaves_a_card_that_works", &[("FAKE_NO_GRAPHS", "1")]);
+}
+
+#[test]
+fn kernels_are_launched_with_what_they_need() {
+    if !MODULES.is_empty() {
+        passes("kernels_run", &[]);
+        passes("a_card_that_stopped_says_so", &[]);
+    }
+}
+
+/// The parameter of the driver's only kernel, which adds one to each number.
+#[repr(C)]
+struct AddOne {
+    address: u64,
+    count: u64,
+}
+
+fn add_one(card: &Card, kernel: &str, buffer: &Buffer, shared: u32) -> Result<()> {
+    let params = AddOne { address: buffer.address(), count: buffer.len() as u64 };
+    // SAFETY: Two numbers without gaps.
+    let params = unsafe {
+        std::slice::from_raw_parts((&raw const params).cast::<u8>(), size_of::<AddOne>())
+    };
+    card.0.launch(&Launch { kernel, grid: [1; 3], block: [1; 3], shared, params })
+}
+
+fn numbers(count: usize, seed: usize) -> Vec<f32> {
+    (0..count).map(|index| ((index * 37 + seed * 11) % 101) as f32 / 64.0 - 0.75).collect()
+}
+
+/// Copies a buffer within the card, as an operation does.
+fn copied(card: &Card, from: &Buffer) -> Result<Buffer> {
+    let to = Buffer::new(card, from.len(), from.format())?;
+    card.0.copy(to.address(), from.address(), from.len() * from.format().bytes())?;
+    Ok(to)
+}
+
+/// What runs on the driver without a card.
+mod inside {
+    use super::*;
+
+    #[test]
+    #[ignore = "runs inside another test"]
+    fn an_old_driver_is_told() {
+        let cards = Card::list();
+        let reason = cards[0].unusable.as_deref().unwrap();
+        assert_eq!(reason, "the driver is for CUDA 12.4; install version 580 or newer");
+        assert_eq!(Card::absence(), None);
+        assert_eq!(Card::open(0).unwrap_err(), Error::Unusable(reason.into()));
+    }
+
+    #[test]
+    #[ignore = "runs inside another test"]
+    fn an_old_card_is_told() {
+        let cards = Card::list();
+        assert_eq!(cards.len(), 2);
+        assert_eq!((cards[1].name.as_str(), cards[1].capability), ("Fake Card 1", (7, 5)));
+        assert!(cards[1].unusable.as_deref().unwrap().contains("Fake Card 1 is too old"));
+        assert!(Card::open(2).unwrap_err().to_string().contains("choose one from 0 to 1"));
+    }
+
+    #[test]
+    #[ignore = "runs inside another test"]
+    fn a_driver_without_cards_is_told() {
+        assert!(Card::list().is_empty());
+        assert_eq!(Card::absence().as_deref(), Some("the NVIDIA driver finds no card"));
+    }
+
+    #[test]
+    #[ignore = "runs inside another test"]
+    fn copies_go_both_ways() {
+        let card = Card::open(0).unwrap();
+        assert_eq!(card.libraries(), "own kernels only");
+        // More than all stages hold.
+        let large = numbers(9 * MIB, 1);
+        let buffer = Buffer::upload(&card, &large, Format::F32).unwrap();
+        let small: Vec<Buffer> = (0..20)
+            .map(|i| Buffer::upload(&card, &numbers(100, i), Format::F32).unwrap())
+            .collect();
+        assert_eq!(buffer.download().unwrap(), large);
+        for (index, buffer) in small.iter().enumerate() {
+            assert_eq!(buffer.download().unwrap(), numbers(100, index));
+        }
+        small[3].write(&numbers(100, 77)).unwrap();
+        assert_eq!(small[3].download().unwrap(), numbers(100, 77));
+        assert_eq!(copied(&card, &buffer).unwrap().download().unwrap(), large);
+        let empty = Buffer::upload(&card, &[], Format::F16).unwrap();
+        assert!(empty.download().unwrap().is_empty());
+    }
+
+    #[test]
+    #[ignore = "runs inside another test"]
+    fn memory_runs_out_and_comes_back() {
+        let card = Card::open(0).unwrap();
+        let (free, all) = card.memory().unwrap();
+        assert_eq!(free, all);
+        let take = |mib: usize| Buffer::new(&card, mib * MIB / 4, Format::F32);
+        let first = take(100).unwrap();
+        let wanted = 200 * MIB;
+        assert_eq!(take(200).unwrap_err(), Error::OutOfMemory { wanted });
+        drop(first);
+        // What is kept counts as free, and goes before a request fails.
+        assert_eq!(card.memory().unwrap().0, free);
+        assert_eq!(card.peak_bytes(), 100 * MIB as u64);
+        drop(take(200).unwrap());
+        assert_eq!(card.peak_bytes(), 200 * MIB as u64);
+        card.reset_peak();
+        card.give_back();
+        assert_eq!((card.memory().unwrap().0, card.peak_bytes()), (free, 0));
+    }
+
+    #[test]
+    #[ignore = "runs inside another test"]
+    fn a_recording_runs_again() {
+        let card = Card::open(0).unwrap();
+        let input = Buffer::upload(&card, &numbers(1000, 1), Format::F32).unwrap();
+        let work = || {
+            let passing = copied(&card, &input)?;
+            copied(&card, &passing)
+        };
+        drop(work().unwrap());
+        let (output, graph) = card.capture(work).unwrap();
+        assert_eq!(graph.operations(), 2);
+        for seed in 2..5 {
+            // Others take and give back memory between the runs.
+            let other = Buffer::upload(&card, &numbers(1000, 9), Format::F32).unwrap();
+            input.write(&numbers(1000, seed)).unwrap();
+            graph.replay().unwrap();
+            assert_eq!(output.download().unwrap(), numbers(1000, seed));
+            assert_eq!(other.download().unwrap(), numbers(1000, 9));
+        }
+        // The result outlives its recording.
+        drop(graph);
+        let other = Buffer::upload(&card, &numbers(1000, 9), Format::F32).unwrap();
+        assert_eq!(output.download().unwrap(), numbers(1000, 4));
+        drop(other);
+        // What cannot be recorded is told, and the card still works.
+        let told = card.capture(|| input.download()).unwrap_err();
+        assert!(told.contains("being recorded"), "{told}");
+        let told = card.capture(|| input.write(&numbers(1000, 1))).unwrap_err();
+        assert!(told.contains("being recorded"), "{told}");
+        let told = card.capture(|| Buffer::new(&card, 1 << 30, Format::F32).map(drop)).unwrap_err();
+        assert!(told.contains("memory"), "{told}");
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _ = card.capture(|| -> Result<()> { panic!("in the middle") });
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(work().unwrap().download().unwrap(), numbers(1000, 4));
+    }
+
+    #[test]
+    #[ignore = "runs inside another test"]
+    fn a_recording_that_fails_leaves_a_card_that_works() {
+        let card = Card::open(0).unwrap();
+        let input = Buffer::upload(&card, &numbers(1000, 1), Format::F32).unwrap();
+        let told = card.capture(|| copied(&card, &input)).unwrap_err();
+        assert!(told.contains("ready"), "{told}");
+        assert_eq!(copied(&card, &input).unwrap().download().unwrap(), numbers(1000, 1));
+    }
+
+    #[test]
+    #[ignore = "runs inside another test"]
+    fn kernels_run() {
+        let card = Card::open(0).unwrap();
+        let buffer = Buffer::upload(&card, &[1.0, 2.0], Format::F32).unwrap();
+        add_one(&card, "add_one", &buffer, 0).unwrap();
+        add_one(&card, "add_one", &buffer, 100 << 10).unwrap();
+        assert_eq!(buffer.download().unwrap(), [3.0, 4.0]);
+        let told = add_one(&card, "missing", &buffer, 0).unwrap_err().to_string();
+        assert!(told.contains("`missing`"), "{told}");
+    }
+
+    #[test]
+    #[ignore = "runs inside another test"]
+    fn a_card_that_stopped_says_so() {
+        let card = Card::open(0).unwrap();
+        let buffer = Buffer::upload(&card, &[1.0, 2.0], Format::F32).unwrap();
+        add_one(&card, "stop", &buffer, 0).unwrap();
+        let told = buffer.download().unwrap_err();
+        assert!(matches!(&told, Error::Unusable(reason) if reason.contains("start Impasto again")));
+        assert_eq!(Buffer::upload(&card, &[1.0], Format::F32).map(drop).unwrap_err(), told);
+        // Without a card, its memory cannot be given back either: the driver does it at the program's end.
+        std::mem::forget((buffer, card));
+    }
+}
