@@ -16,9 +16,14 @@
 mod backend;
 mod buffer;
 mod card;
+#[cfg(feature = "emulated")]
+mod emulated;
 mod error;
 mod image;
+mod launch;
 pub mod product;
+#[cfg(all(test, feature = "emulated"))]
+mod testing;
 
 pub use buffer::{Buffer, Format};
 pub use card::{Card, CardInfo};
