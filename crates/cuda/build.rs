@@ -1,7 +1,7 @@
 //! Compiles the kernels: for the card with nvcc, for the processor with the system's C++ compiler.
 
 use std::{
-    env, fs,
+    env, fs, io,
     path::{Path, PathBuf},
     process::{Command, exit},
     sync::{
@@ -11,15 +11,59 @@ use std::{
     thread,
 };
 
-fn main() {
+fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=kernels");
     println!("cargo::rerun-if-changed=emulator");
+    if env::var_os("CARGO_FEATURE_EMULATED").is_some() {
+        emulated()?;
+    }
     if env::var_os("CARGO_FEATURE_NVIDIA").is_some()
         && let Err(trouble) = nvidia()
     {
         eprintln!("{trouble}");
         exit(1);
     }
+    Ok(())
+}
+
+/// The kernels for the processor, in an archive of which every part is linked: a kernel is known by its
+/// name only, which a part tells the emulator when the program starts.
+fn emulated() -> io::Result<()> {
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    let mut build = cc::Build::new();
+    build
+        .cpp(true)
+        .std("c++17")
+        .opt_level(2)
+        .debug(false)
+        .define("EMULATED", None)
+        // Which would take the switch from fiber to fiber for a broken stack.
+        .flag_if_supported("-U_FORTIFY_SOURCE")
+        .include(root.join("emulator"))
+        .file(root.join("emulator/emulator.cpp"))
+        .link_lib_modifier("+whole-archive");
+    for source in sources(&root.join("kernels"))?.iter().chain(&sources(&root.join("emulator"))?) {
+        // A C++ compiler does not know what a file of this kind is.
+        let wrapper = out.join(source.with_extension("cpp").file_name().unwrap_or_default());
+        fs::write(&wrapper, format!("#include \"{}\"\n", source.display()))?;
+        build.file(wrapper);
+    }
+    build.compile("impasto_emulated");
+    Ok(())
+}
+
+/// The kernels' sources in a folder, in a fixed order.
+fn sources(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = vec![];
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "cu") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// Machine code for each generation of cards whose code runs on no other. Cards between them run that of
@@ -35,11 +79,12 @@ const ARCHITECTURES_VARIABLE: &str = "IMPASTO_CUDA_ARCHITECTURES";
 /// Compiles each `kernels/*.cu` for all cards into one file that the driver chooses from, and writes a
 /// table of them, `nvidia.rs`.
 fn nvidia() -> Result<(), String> {
-    for name in ["NVCC", "CUDA_HOME", ARCHITECTURES_VARIABLE, "PATH"] {
+    for name in ["NVCC", "CUDA_HOME", ARCHITECTURES_VARIABLE] {
         println!("cargo::rerun-if-env-changed={name}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets no OUT_DIR")?);
-    let sources = kernel_sources(Path::new("kernels"))?;
+    let sources = sources(Path::new("kernels"))
+        .map_err(|error| format!("listing `kernels` failed: {error}"))?;
     let modules: Vec<PathBuf> = sources
         .iter()
         .map(|source| out.join(source.file_name().unwrap_or_default()).with_extension("fatbin"))
@@ -61,21 +106,6 @@ fn nvidia() -> Result<(), String> {
         .collect();
     let table = format!("static MODULES: &[(&str, &Aligned<[u8]>)] = &[\n{rows}];\n");
     write(&out.join("nvidia.rs"), &table)
-}
-
-/// The translation units of a folder, in the order of their names. None where there is no folder.
-fn kernel_sources(folder: &Path) -> Result<Vec<PathBuf>, String> {
-    if !folder.is_dir() {
-        return Ok(Vec::new());
-    }
-    let entries = fs::read_dir(folder)
-        .map_err(|error| format!("listing `{}` failed: {error}", folder.display()))?;
-    let mut sources: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
-        .collect();
-    sources.sort();
-    Ok(sources)
 }
 
 /// NVIDIA's compiler: where the environment says, where `make cuda` puts it, or in the path.

@@ -65,7 +65,7 @@ impl Card {
     #[cfg(feature = "emulated")]
     #[must_use]
     pub fn emulated() -> Card {
-        Card(Arc::new(crate::emulated::Emulated))
+        Card(Arc::new(crate::emulated::Emulated::default()))
     }
 
     /// Bytes of memory that are free, and all that there are.

@@ -16,13 +16,18 @@
 mod backend;
 mod buffer;
 mod card;
+#[cfg(feature = "emulated")]
+mod emulated;
 mod error;
 mod image;
+mod launch;
 #[cfg(feature = "nvidia")]
 mod nvidia;
 #[cfg(any(feature = "nvidia", test))]
 mod pool;
 pub mod product;
+#[cfg(all(test, feature = "emulated"))]
+mod testing;
 
 pub use buffer::{Buffer, Format};
 pub use card::{Card, CardInfo, Graph};

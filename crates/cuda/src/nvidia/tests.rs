@@ -1,13 +1,12 @@
 //! The driver's side on a driver without a card, and on a card where there is one.
 //!
 //! Each case of the first kind runs this program again, with a library in the way of the real one
-//! (`tests/driver/libcuda.c`). Those of the second kind are ignored unless asked for:
-//! `on_a_card --ignored`.
+//! (`tests/driver/libcuda.c`). Those of the second kind say that they are skipped where there is no card.
 
 use std::{env, path::PathBuf, process::Command, sync::OnceLock};
 
 use super::*;
-use crate::{Buffer, Card};
+use crate::{Buffer, Card, Size, Window, product::Activation, testing};
 
 const MIB: usize = 1 << 20;
 
@@ -244,5 +243,236 @@ mod inside {
         assert_eq!(Buffer::upload(&card, &[1.0], Format::F32).map(drop).unwrap_err(), told);
         // Without a card, its memory cannot be given back either: the driver does it at the program's end.
         std::mem::forget((buffer, card));
+    }
+}
+
+/// What runs on a real card, and is skipped where there is none.
+mod on_a_card {
+    use super::*;
+
+    fn card() -> Option<Card> {
+        match Card::open(0) {
+            Ok(card) => Some(card),
+            Err(error) => {
+                eprintln!("skipped: no CUDA device ({error})");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn copies_and_recordings_work() {
+        let Some(card) = card() else { return };
+        let large = numbers(9 * MIB, 1);
+        let input = Buffer::upload(&card, &large, Format::F32).unwrap();
+        assert_eq!(input.download().unwrap(), large);
+        let work = || {
+            let passing = copied(&card, &input)?;
+            copied(&card, &passing)
+        };
+        drop(work().unwrap());
+        let (output, graph) = card.capture(work).unwrap();
+        for seed in 2..5 {
+            let other = Buffer::upload(&card, &numbers(1000, 9), Format::F32).unwrap();
+            input.write(&numbers(9 * MIB, seed)).unwrap();
+            graph.replay().unwrap();
+            assert_eq!(output.download().unwrap(), numbers(9 * MIB, seed));
+            assert_eq!(other.download().unwrap(), numbers(1000, 9));
+        }
+        assert!(card.capture(|| input.download()).is_err());
+        // A recording that needs more than was kept takes it from the driver.
+        card.give_back();
+        let (output, graph) = card.capture(work).unwrap();
+        graph.replay().unwrap();
+        assert_eq!(output.download().unwrap(), numbers(9 * MIB, 4));
+    }
+
+    #[test]
+    #[ignore = "takes all of the card's memory: alone, please"]
+    fn memory_runs_out_and_comes_back() {
+        let Some(card) = card() else { return };
+        let (free, _) = card.memory().unwrap();
+        let quarter = usize::try_from(free).unwrap() / 16;
+        let mut blocks = Vec::new();
+        let error = loop {
+            match Buffer::new(&card, quarter, Format::F32) {
+                Ok(block) => blocks.push(block),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error, Error::OutOfMemory { wanted: quarter * 4 });
+        assert!(blocks.len() >= 3);
+        blocks.clear();
+        let half = Buffer::new(&card, 2 * quarter, Format::F32).unwrap();
+        drop(half);
+        card.give_back();
+        assert!(card.memory().unwrap().0 > free / 10 * 9);
+    }
+
+    /// What one layer should give.
+    fn layer(job: &ProductJob, [x, w, b, r]: [&[f64]; 4]) -> Vec<f64> {
+        let (size, out, window) = (job.size, job.output_size, job.window);
+        let mut result = Vec::new();
+        for at in 0..out.pixels() * out.channels {
+            let (pixel, output) = (at / out.channels, at % out.channels);
+            let (column, row) = (pixel % out.width, pixel / out.width % out.height);
+            let batch = pixel / out.width / out.height;
+            let mut sum = if b.is_empty() { 0.0 } else { b[output] };
+            for (down, across) in (0..window.kernel * window.kernel)
+                .map(|place| (place / window.kernel, place % window.kernel))
+            {
+                let (y, x_at) = (row * window.stride + down, column * window.stride + across);
+                let (Some(y), Some(x_at)) =
+                    (y.checked_sub(window.before), x_at.checked_sub(window.before))
+                else {
+                    continue;
+                };
+                if y >= size.height || x_at >= size.width {
+                    continue;
+                }
+                let from = ((batch * size.height + y) * size.width + x_at) * size.channels;
+                let with =
+                    ((output * window.kernel + down) * window.kernel + across) * size.channels;
+                for channel in 0..size.channels {
+                    sum += x[from + channel] * w[with + channel];
+                }
+            }
+            if job.activation == Some(Activation::Relu) {
+                sum = sum.max(0.0);
+            }
+            result.push(sum + if r.is_empty() { 0.0 } else { r[at] });
+        }
+        result
+    }
+
+    struct Case {
+        size: Size,
+        outputs: usize,
+        window: Window,
+        bias: bool,
+        residual: bool,
+        relu: bool,
+    }
+
+    /// Runs one layer with a library, plainly and recorded, and compares. False if no library takes it.
+    fn taken(card: &Card, case: &Case, format: Format) -> bool {
+        let Case { size, outputs, window, .. } = *case;
+        let output_size = Size {
+            height: window.outputs(size.height),
+            width: window.outputs(size.width),
+            channels: outputs,
+            ..size
+        };
+        let (input, x) = testing::random(card, size.len(), 1, format);
+        let depth = window.kernel * window.kernel * size.channels;
+        let (weights, w) = testing::random(card, outputs * depth, 2, format);
+        let bias = case.bias.then(|| testing::random(card, outputs, 3, Format::F32));
+        let residual = case.residual.then(|| testing::random(card, output_size.len(), 4, format));
+        let output = Buffer::new(card, output_size.len(), format).unwrap();
+        let job = ProductJob {
+            format,
+            input: input.address(),
+            size,
+            doubled: None,
+            window,
+            weights: weights.address(),
+            outputs,
+            bias: bias.as_ref().map(|(buffer, _)| buffer.address()),
+            image_rows: None,
+            activation: case.relu.then_some(Activation::Relu),
+            residual: residual.as_ref().map(|(buffer, _)| buffer.address()),
+            output: output.address(),
+            output_size,
+        };
+        let Some(done) = card.0.product(&job) else { return false };
+        done.unwrap();
+        let b = bias.as_ref().map_or(&[][..], |(_, numbers)| numbers);
+        let r = residual.as_ref().map_or(&[][..], |(_, numbers)| numbers);
+        let exact = layer(&job, [&x, &w, b, r]);
+        let what = format!("{format:?} {size:?} to {outputs}, {window:?}");
+        // One rounding of the result, and one of the bias; f32 sums of `depth` products.
+        let scale = (depth as f64).sqrt();
+        let tolerance = if format == Format::F32 { 8.0 } else { 1.5 };
+        testing::assert_close(&output, &exact, tolerance, scale, &what);
+        // Once more, recorded.
+        output.write(&vec![0.0; output.len()]).unwrap();
+        let recorded = card.capture(|| match card.0.product(&job) {
+            Some(done) => done,
+            None => Err(Error::Unusable("the library left it".into())),
+        });
+        let ((), graph) = recorded.unwrap();
+        graph.replay().unwrap();
+        testing::assert_close(&output, &exact, tolerance, scale, &what);
+        true
+    }
+
+    #[test]
+    fn libraries_compute_what_a_layer_is() {
+        let Some(card) = card() else { return };
+        eprintln!("libraries: {}", card.libraries());
+        let image = |height, channels| Size { batch: 2, height, width: height + 1, channels };
+        let row = |width, channels| Size { batch: 1, height: 1, width, channels };
+        let same = Window { kernel: 3, stride: 1, before: 1, after: 1 };
+        let half = Window { stride: 2, ..same };
+        for format in [Format::F32, Format::F16, Format::Bf16] {
+            for (size, window) in [
+                (row(77, 768), Window::PIXEL),
+                (row(130, 320), Window::PIXEL),
+                (image(9, 64), Window::PIXEL),
+                (image(9, 64), same),
+                (image(16, 128), half),
+                (image(12, 4), same),
+            ] {
+                for (bias, residual, relu) in [
+                    (true, true, false),
+                    (true, false, false),
+                    (false, false, false),
+                    (true, false, true),
+                ] {
+                    let case = Case { size, outputs: 64, window, bias, residual, relu };
+                    let taken = taken(&card, &case, format);
+                    eprintln!(
+                        "{format:?} {size:?} {window:?} bias {bias} residual {residual} relu {relu}: {}",
+                        if taken { "taken" } else { "left" }
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_bias_that_changes_is_seen() {
+        let Some(card) = card() else { return };
+        let size = Size { batch: 1, height: 1, width: 64, channels: 64 };
+        let zeros = vec![0.0; 64 * 64];
+        let input = Buffer::upload(&card, &zeros, Format::F16).unwrap();
+        let output = Buffer::upload(&card, &zeros, Format::F16).unwrap();
+        let mut bias = Buffer::upload(&card, &numbers(64, 1), Format::F32).unwrap();
+        for seed in 2..6 {
+            let job = ProductJob {
+                format: Format::F16,
+                input: input.address(),
+                size,
+                doubled: None,
+                window: Window::PIXEL,
+                weights: input.address(),
+                outputs: 64,
+                bias: Some(bias.address()),
+                image_rows: None,
+                activation: None,
+                residual: None,
+                output: output.address(),
+                output_size: size,
+            };
+            let Some(done) = card.0.product(&job) else { return };
+            done.unwrap();
+            assert_eq!(output.download().unwrap()[..64], numbers(64, seed - 1));
+            if seed % 2 == 0 {
+                bias.write(&numbers(64, seed)).unwrap();
+            } else {
+                drop(bias);
+                bias = Buffer::upload(&card, &numbers(64, seed), Format::F32).unwrap();
+            }
+        }
     }
 }
