@@ -21,6 +21,8 @@ mod emulated;
 mod error;
 mod image;
 mod launch;
+pub mod norm;
+pub mod pointwise;
 pub mod product;
 #[cfg(all(test, feature = "emulated"))]
 mod testing;

@@ -457,4 +457,4 @@ impl Plan {
 }
 
 #[cfg(all(test, feature = "emulated"))]
-mod tests;
+pub(crate) mod tests;
