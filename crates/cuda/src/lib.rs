@@ -13,6 +13,7 @@
 //! Every kernel takes one parameter, a `repr(C)` struct that is written down twice: in Rust beside the
 //! function that launches it, in C++ beside the kernel.
 
+pub mod attention;
 mod backend;
 mod buffer;
 mod card;
