@@ -1,6 +1,7 @@
 //! Compiles the kernels: for the card with nvcc, for the processor with the system's C++ compiler.
 
 use std::{
+    cmp::Reverse,
     env, fs, io,
     path::{Path, PathBuf},
     process::{Command, exit},
@@ -66,9 +67,10 @@ fn sources(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Machine code for each generation of cards whose code runs on no other. Cards between them run that of
-/// the one before, with the same major number; those after them compile the portable code at first use.
-const ARCHITECTURES: &str = "80 86 89 90 120";
+/// Machine code for each generation of cards. Those between them run that of the one before with the same
+/// major number (8.9 that of 8.6, from which it hardly differs); others compile the portable code at first
+/// use. So do all cards in a development build, which would take two minutes more.
+const ARCHITECTURES: &str = "80 86 90 120";
 
 /// The oldest cards, and the portable code that goes with the machine code.
 const OLDEST: &str = "80";
@@ -83,8 +85,10 @@ fn nvidia() -> Result<(), String> {
         println!("cargo::rerun-if-env-changed={name}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets no OUT_DIR")?);
-    let sources = sources(Path::new("kernels"))
+    let mut sources = sources(Path::new("kernels"))
         .map_err(|error| format!("listing `kernels` failed: {error}"))?;
+    // The longest first, so that the last one is short.
+    sources.sort_by_key(|source| Reverse(fs::metadata(source).map_or(0, |file| file.len())));
     let modules: Vec<PathBuf> = sources
         .iter()
         .map(|source| out.join(source.file_name().unwrap_or_default()).with_extension("fatbin"))
@@ -168,10 +172,16 @@ fn compile_all(nvcc: &Path, sources: &[PathBuf], modules: &[PathBuf]) -> Result<
     if troubles.is_empty() { Ok(()) } else { Err(troubles.join("\n")) }
 }
 
+/// For which cards there is machine code if nobody says.
+fn machine_code() -> &'static str {
+    let is_release = env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    if is_release { ARCHITECTURES } else { "" }
+}
+
 /// Compiles one file for all cards.
 fn compile(nvcc: &Path, source: &Path, module: &Path, threads: usize) -> Result<(), String> {
     let architectures =
-        env::var(ARCHITECTURES_VARIABLE).unwrap_or_else(|_| ARCHITECTURES.to_owned());
+        env::var(ARCHITECTURES_VARIABLE).unwrap_or_else(|_| machine_code().to_owned());
     let mut command = Command::new(nvcc);
     // No fast arithmetic: pictures are to be the same on every card, as far as they can.
     command.args(["-fatbin", "-std=c++17", "-O3", "--threads"]).arg(threads.to_string());

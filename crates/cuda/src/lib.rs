@@ -13,6 +13,7 @@
 //! Every kernel takes one parameter, a `repr(C)` struct that is written down twice: in Rust beside the
 //! function that launches it, in C++ beside the kernel.
 
+pub mod attention;
 mod backend;
 mod buffer;
 mod card;
@@ -21,8 +22,10 @@ mod emulated;
 mod error;
 mod image;
 mod launch;
+pub mod norm;
 #[cfg(feature = "nvidia")]
 mod nvidia;
+pub mod pointwise;
 #[cfg(any(feature = "nvidia", test))]
 mod pool;
 pub mod product;
