@@ -42,7 +42,8 @@ pub(crate) struct ProductJob {
     pub(crate) weights: u64,
     /// Rows of the weights.
     pub(crate) outputs: usize,
-    /// Address of `(outputs)` in f32.
+    /// Address of `(outputs)` in f32. Libraries may keep a rounded copy until memory there is given back or
+    /// copied to, so no kernel writes there between two jobs.
     pub(crate) bias: Option<u64>,
     /// Address of `(batch, outputs)`: a row of numbers that all pixels of an image get added.
     pub(crate) image_rows: Option<u64>,

@@ -104,6 +104,16 @@ impl Buffer {
         })
     }
 
+    /// The same numbers in memory of their own.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
+    pub fn duplicate(&self) -> Result<Buffer> {
+        let copy = Buffer::new(&self.card, self.len, self.format)?;
+        self.card.0.copy(copy.address, self.address, self.len * self.format.bytes())?;
+        Ok(copy)
+    }
+
     /// How many numbers there are.
     #[must_use]
     pub fn len(&self) -> usize {

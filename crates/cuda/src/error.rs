@@ -11,9 +11,9 @@ pub enum Error {
     Unusable(String),
 
     /// The card's memory does not suffice. What was there before is as it was.
-    #[error("the card has no {wanted} bytes of memory left")]
+    #[error("{}", out_of_memory(*.wanted))]
     OutOfMemory {
-        /// Bytes that were asked for.
+        /// Bytes that were asked for; 0 where the driver needed memory of its own.
         wanted: usize,
     },
 
@@ -25,4 +25,11 @@ pub enum Error {
         /// In the driver's words.
         reason: String,
     },
+}
+
+fn out_of_memory(wanted: usize) -> String {
+    match wanted {
+        0 => "the card has no memory left for the driver's own needs".into(),
+        bytes => format!("the card has no {bytes} bytes of memory left"),
+    }
 }

@@ -152,6 +152,8 @@ pub(super) fn words(error: CUresult) -> String {
 pub(super) fn check(result: CUresult, doing: impl FnOnce() -> String) -> Result<()> {
     match result {
         CUresult::CUDA_SUCCESS => Ok(()),
+        // The pool says how much it asked for; elsewhere the driver does not tell.
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => Err(Error::OutOfMemory { wanted: 0 }),
         error if is_final(error) => Err(Error::Unusable(format!(
             "the card stopped at an earlier operation and can no longer be used: {}; start Impasto again",
             words(error)

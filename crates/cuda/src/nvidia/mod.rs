@@ -266,6 +266,31 @@ impl Device {
         Err(failed("no file of kernels has it"))
     }
 
+    /// Queues a kernel. The context is current.
+    fn start(&self, function: CUfunction, launch: &Launch<'_>) -> CUresult {
+        let [grid_x, grid_y, grid_z] = launch.grid;
+        let [block_x, block_y, block_z] = launch.block;
+        // One parameter, which the driver copies before it returns.
+        let mut params = [launch.params.as_ptr().cast_mut().cast::<c_void>()];
+        // SAFETY: The function launching a kernel writes its parameter as the kernel declares it, with addresses
+        // of buffers that are large enough. The driver only reads the parameter.
+        unsafe {
+            sys::cuLaunchKernel(
+                function,
+                grid_x,
+                grid_y,
+                grid_z,
+                block_x,
+                block_y,
+                block_z,
+                launch.shared,
+                self.stream,
+                params.as_mut_ptr(),
+                ptr::null_mut(),
+            )
+        }
+    }
+
     /// A bias in the format of its layer, which is what libraries take. Made once for each bias, by way of the
     /// processor: it is some kilobytes, and waits for the card once. `None` during a recording, which cannot wait.
     fn bias(
@@ -311,6 +336,9 @@ impl Device {
 
     /// Copies from the card and waits. The context is current.
     fn fetch(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        if to.is_empty() {
+            return Ok(());
+        }
         let doing = || format!("copying {} bytes from the card", to.len());
         // SAFETY: The caller's block is as large as the slice, which outlives the copy: the next line waits.
         let queued = unsafe {
@@ -347,6 +375,10 @@ impl State {
     }
 }
 
+fn describe(launch: &Launch<'_>) -> String {
+    format!("launching `{}` on {:?} x {:?}", launch.kernel, launch.grid, launch.block)
+}
+
 impl Backend for Nvidia {
     fn allocate(&self, bytes: usize) -> Result<u64> {
         self.enter()?.pool.allocate(bytes)
@@ -378,6 +410,9 @@ impl Backend for Nvidia {
 
     fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
         let _state = self.enter()?;
+        if bytes == 0 {
+            return Ok(());
+        }
         // SAFETY: Both are blocks of the pool, at least as large.
         let queued = unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.0.stream) };
         check(queued, || format!("copying {bytes} bytes within the card"))
@@ -386,30 +421,13 @@ impl Backend for Nvidia {
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
         let mut state = self.enter()?;
         let function = self.0.function(&mut state, launch)?;
-        let [grid_x, grid_y, grid_z] = launch.grid;
-        let [block_x, block_y, block_z] = launch.block;
-        // One parameter, which the driver copies before it returns.
-        let mut params = [launch.params.as_ptr().cast_mut().cast::<c_void>()];
-        // SAFETY: The function launching a kernel writes its parameter as the kernel declares it, with addresses
-        // of buffers that are large enough. The driver only reads the parameter.
-        let queued = unsafe {
-            sys::cuLaunchKernel(
-                function,
-                grid_x,
-                grid_y,
-                grid_z,
-                block_x,
-                block_y,
-                block_z,
-                launch.shared,
-                self.0.stream,
-                params.as_mut_ptr(),
-                ptr::null_mut(),
-            )
-        };
-        check(queued, || {
-            format!("launching `{}` on {:?} x {:?}", launch.kernel, launch.grid, launch.block)
-        })
+        let queued = self.0.start(function, launch);
+        if queued != CUresult::CUDA_ERROR_OUT_OF_MEMORY || state.recording.is_some() {
+            return check(queued, || describe(launch));
+        }
+        // A kernel may need memory of the driver's own, which the pool has.
+        state.pool.give_back();
+        check(self.0.start(function, launch), || describe(launch))
     }
 
     fn product(&self, job: &ProductJob) -> Option<Result<()>> {

@@ -104,13 +104,6 @@ fn numbers(count: usize, seed: usize) -> Vec<f32> {
     (0..count).map(|index| ((index * 37 + seed * 11) % 101) as f32 / 64.0 - 0.75).collect()
 }
 
-/// Copies a buffer within the card, as an operation does.
-fn copied(card: &Card, from: &Buffer) -> Result<Buffer> {
-    let to = Buffer::new(card, from.len(), from.format())?;
-    card.0.copy(to.address(), from.address(), from.len() * from.format().bytes())?;
-    Ok(to)
-}
-
 /// What runs on the driver without a card.
 mod inside {
     use super::*;
@@ -159,7 +152,7 @@ mod inside {
         }
         small[3].write(&numbers(100, 77)).unwrap();
         assert_eq!(small[3].download().unwrap(), numbers(100, 77));
-        assert_eq!(copied(&card, &buffer).unwrap().download().unwrap(), large);
+        assert_eq!(buffer.duplicate().unwrap().download().unwrap(), large);
         let empty = Buffer::upload(&card, &[], Format::F16).unwrap();
         assert!(empty.download().unwrap().is_empty());
     }
@@ -191,8 +184,8 @@ mod inside {
         let card = Card::open(0).unwrap();
         let input = Buffer::upload(&card, &numbers(1000, 1), Format::F32).unwrap();
         let work = || {
-            let passing = copied(&card, &input)?;
-            copied(&card, &passing)
+            let passing = input.duplicate()?;
+            passing.duplicate()
         };
         drop(work().unwrap());
         let (output, graph) = card.capture(work).unwrap();
@@ -229,9 +222,9 @@ mod inside {
     fn a_recording_that_fails_leaves_a_card_that_works() {
         let card = Card::open(0).unwrap();
         let input = Buffer::upload(&card, &numbers(1000, 1), Format::F32).unwrap();
-        let told = card.capture(|| copied(&card, &input)).unwrap_err();
-        assert!(told.contains("ready"), "{told}");
-        assert_eq!(copied(&card, &input).unwrap().download().unwrap(), numbers(1000, 1));
+        let told = card.capture(|| input.duplicate()).unwrap_err();
+        assert!(told.contains("no memory left"), "{told}");
+        assert_eq!(input.duplicate().unwrap().download().unwrap(), numbers(1000, 1));
     }
 
     #[test]
@@ -281,8 +274,8 @@ mod on_a_card {
         let input = Buffer::upload(&card, &large, Format::F32).unwrap();
         assert_eq!(input.download().unwrap(), large);
         let work = || {
-            let passing = copied(&card, &input)?;
-            copied(&card, &passing)
+            let passing = input.duplicate()?;
+            passing.duplicate()
         };
         drop(work().unwrap());
         let (output, graph) = card.capture(work).unwrap();
