@@ -22,6 +22,7 @@ mod emulated;
 mod error;
 mod image;
 mod launch;
+pub mod low_rank;
 pub mod norm;
 pub mod pointwise;
 pub mod product;
