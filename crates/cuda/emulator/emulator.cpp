@@ -22,6 +22,7 @@ constexpr uint32_t MOST_SHARED = 99 << 10;
 /// Bytes in front of and behind shared memory that nobody may write.
 constexpr size_t FENCE = 4096;
 constexpr unsigned char POISON = 0xff;
+static_assert(MOST_THREADS < 37 * 32, "37 has no divisor in common with any number of threads");
 
 struct Copy {
     void *to;
@@ -150,12 +151,12 @@ bool Machine::run_block() {
     }
     for (unsigned i = 0; i < threads / 32; i++) warps[i].arrived = warps[i].left = 0;
     arrived = left = 0;
-    // Blocks take turns in which end of them runs first: a barrier that is missing shows in one of them.
-    volatile bool backward = blockIdx.x % 2;
+    // Blocks differ in the order in which their threads run: a barrier that is missing shows in one of them.
+    volatile unsigned order = (blockIdx.x + blockIdx.y + blockIdx.z) % 3;
     for (volatile bool progress = true; progress && left < threads;) {
         progress = false;
         for (volatile unsigned turn = 0; turn < threads; turn = turn + 1) {
-            current = backward ? threads - 1 - turn : turn;
+            current = order == 0 ? turn : order == 1 ? threads - 1 - turn : turn * 37 % threads;
             State state = fiber().state;
             if (state != State::Unborn && state != State::Ready) continue;
             progress = true;

@@ -26,7 +26,7 @@ pub mod low_rank;
 pub mod norm;
 pub mod pointwise;
 pub mod product;
-#[cfg(all(test, feature = "emulated"))]
+#[cfg(test)]
 mod testing;
 
 pub use buffer::{Buffer, Format};

@@ -162,7 +162,7 @@ impl Weights {
     }
 }
 
-#[cfg(all(test, feature = "emulated"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{FORMATS, assert_close, cards, random};

@@ -456,5 +456,5 @@ impl Plan {
     }
 }
 
-#[cfg(all(test, feature = "emulated"))]
+#[cfg(test)]
 pub(crate) mod tests;
