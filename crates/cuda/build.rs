@@ -39,6 +39,10 @@ fn emulated() -> io::Result<()> {
         .opt_level(2)
         .debug(false)
         .define("EMULATED", None)
+        // Loops are unrolled on the card only.
+        .flag_if_supported("-Wno-unknown-pragmas")
+        // The kernels read memory as vectors of numbers.
+        .flag_if_supported("-fno-strict-aliasing")
         // Which would take the switch from fiber to fiber for a broken stack.
         .flag_if_supported("-U_FORTIFY_SOURCE")
         .include(root.join("emulator"))

@@ -150,22 +150,30 @@ bool Machine::run_block() {
     }
     for (unsigned i = 0; i < threads / 32; i++) warps[i].arrived = warps[i].left = 0;
     arrived = left = 0;
-    // Blocks take turns in which end of them runs first: a barrier that is missing shows in one of them.
-    volatile bool backward = blockIdx.x % 2;
+    // A warp runs on until it waits for another one, so that warps are as far apart as barriers let them be,
+    // and blocks differ in which of their threads run first: a barrier that is missing shows in one of them.
+    volatile bool backward = (blockIdx.x + blockIdx.y + blockIdx.z) % 2;
+    volatile unsigned turns = threads / 32;
     for (volatile bool progress = true; progress && left < threads;) {
         progress = false;
-        for (volatile unsigned turn = 0; turn < threads; turn = turn + 1) {
-            current = backward ? threads - 1 - turn : turn;
-            State state = fiber().state;
-            if (state != State::Unborn && state != State::Ready) continue;
-            progress = true;
-            threadIdx = fiber().thread;
-            if (!_setjmp(scheduler)) {
-                fiber().state = State::Ready;
-                if (state == State::Unborn) start(current);
-                _longjmp(fiber().context, 1);
+        for (volatile unsigned turn = 0; turn < turns; turn = turn + 1) {
+            volatile unsigned first = (backward ? turns - 1 - turn : turn) * 32;
+            for (volatile bool runs = true; runs;) {
+                runs = false;
+                for (volatile unsigned lane = 0; lane < 32; lane = lane + 1) {
+                    current = first + (backward ? 31 - lane : lane);
+                    State state = fiber().state;
+                    if (state != State::Unborn && state != State::Ready) continue;
+                    runs = progress = true;
+                    threadIdx = fiber().thread;
+                    if (!_setjmp(scheduler)) {
+                        fiber().state = State::Ready;
+                        if (state == State::Unborn) start(current);
+                        _longjmp(fiber().context, 1);
+                    }
+                    if (!error.empty()) return false;
+                }
             }
-            if (!error.empty()) return false;
         }
     }
     for (current = 0; current < threads; current++) {

@@ -140,7 +140,7 @@ template <class T, int DEPTH, int FRAGMENTS, int KEYS> DEVICE void attention_til
                     now = fmaxf(now, fmaxf(scores[m][n][half * 2], scores[m][n][half * 2 + 1]));
                 // Every row sees the first key, so this is a number from the first round on.
                 now = row_max(now);
-                const float shrink = exp2f((largest[m][half] - now) * scale);
+                const float shrink = power_of_2((largest[m][half] - now) * scale), offset = now * scale;
                 largest[m][half] = now;
                 totals[m][half] *= shrink;
 #pragma unroll
@@ -153,7 +153,7 @@ template <class T, int DEPTH, int FRAGMENTS, int KEYS> DEVICE void attention_til
 #pragma unroll
                     for (int i = 0; i < 2; i++) {
                         float &score = scores[m][n][half * 2 + i];
-                        score = exp2f((score - now) * scale);
+                        score = power_of_2(fmaf(score, scale, -offset));
                         totals[m][half] += score;
                     }
             }
@@ -295,7 +295,7 @@ template <class T> DEVICE void attention_wide(const AttentionParams &p) {
             float now = largest[half];
 #pragma unroll
             for (int i = 0; i < 4; i++) now = fmaxf(now, rows[i * QUERIES + row]);
-            const float shrink = exp2f((largest[half] - now) * scale);
+            const float shrink = power_of_2((largest[half] - now) * scale), offset = now * scale;
             largest[half] = now;
             totals[half] *= shrink;
 #pragma unroll
@@ -310,7 +310,7 @@ template <class T> DEVICE void attention_wide(const AttentionParams &p) {
                 float two[2];
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
-                    two[i] = exp2f((scores[n][half * 2 + i] - now) * scale);
+                    two[i] = power_of_2(fmaf(scores[n][half * 2 + i], scale, -offset));
                     totals[half] += two[i];
                 }
                 put_shared(weights + row * P_PITCH + quarter * 16 + n * 8 + lane % 4 * 2, pack<T>(two[0], two[1]));

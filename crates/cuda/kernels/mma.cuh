@@ -35,6 +35,17 @@ template <int PENDING> DEVICE void copies_wait() {
 #endif
 }
 
+/// 2ˣ as the hardware has it, to a relative error of about 2e-7; 0 for -∞ and for what would be denormal.
+DEVICE float power_of_2(float x) {
+#ifdef EMULATED
+    return x < -126.0f ? 0.0f : exp2f(x);
+#else
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+#endif
+}
+
 #ifdef EMULATED
 namespace emulated {
 

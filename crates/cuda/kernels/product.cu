@@ -268,7 +268,6 @@ DEVICE void product_tiled(const ProductParams &p) {
                     multiply<T>(sums[m][n], left[m], right[n / 2][n % 2 * 2], right[n / 2][n % 2 * 2 + 1]);
         }
     }
-    copies_wait<0>();
     __syncthreads();
 
     // Sixteen rows at a time go through shared memory, so that a thread has eight neighbors to store at once.

@@ -6,6 +6,10 @@ use crate::{Error, Format, Result, Size, Window, product::Activation};
 
 /// One start of a kernel.
 #[derive(Debug)]
+#[cfg_attr(
+    not(any(feature = "nvidia", feature = "emulated")),
+    expect(dead_code, reason = "nothing starts kernels where there is no card at all")
+)]
 pub(crate) struct Launch<'a> {
     /// The kernel's name in `kernels/`.
     pub(crate) kernel: &'a str,

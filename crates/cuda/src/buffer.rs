@@ -1,5 +1,7 @@
 //! Memory of a card.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 use crate::{Card, Result};
@@ -104,14 +106,41 @@ impl Buffer {
         })
     }
 
-    /// The same numbers in memory of their own.
+    /// A copy of some of the numbers, as rows of a batch.
+    ///
+    /// # Panics
+    /// If there are no such numbers.
     ///
     /// # Errors
     /// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
-    pub fn duplicate(&self) -> Result<Buffer> {
-        let copy = Buffer::new(&self.card, self.len, self.format)?;
-        self.card.0.copy(copy.address, self.address, self.len * self.format.bytes())?;
-        Ok(copy)
+    pub fn part(&self, range: Range<usize>) -> Result<Buffer> {
+        assert!(range.start <= range.end && range.end <= self.len, "numbers of the buffer");
+        let buffer = Buffer::new(&self.card, range.len(), self.format)?;
+        let bytes = self.format.bytes();
+        let from = self.address + (range.start * bytes) as u64;
+        self.card.0.copy(buffer.address, from, range.len() * bytes)?;
+        Ok(buffer)
+    }
+
+    /// A copy of all numbers of some buffers, one behind the other, as a batch of them.
+    ///
+    /// # Panics
+    /// If there are none, or they are of different formats.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
+    pub fn joined(buffers: &[&Buffer]) -> Result<Buffer> {
+        let [first, ..] = buffers else { panic!("something to join") };
+        let len = buffers.iter().map(|buffer| buffer.len).sum();
+        let joined = Buffer::new(&first.card, len, first.format)?;
+        let mut to = joined.address;
+        for buffer in buffers {
+            assert_eq!(buffer.format, first.format, "one format");
+            let bytes = buffer.len * buffer.format.bytes();
+            first.card.0.copy(to, buffer.address, bytes)?;
+            to += bytes as u64;
+        }
+        Ok(joined)
     }
 
     /// How many numbers there are.
@@ -160,5 +189,23 @@ fn stored(values: &[f32], format: Format) -> Vec<u8> {
 impl Drop for Buffer {
     fn drop(&mut self) {
         self.card.0.release(self.address, (self.len * self.format.bytes()).max(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{FORMATS, cards, random, wide};
+
+    #[test]
+    fn parts_join_to_the_whole() {
+        for card in cards() {
+            for (format, _) in FORMATS {
+                let (whole, exact) = random(&card, 21, 1, format);
+                let (left, right) = (whole.part(0..8).unwrap(), whole.part(8..21).unwrap());
+                assert_eq!(wide(&right), exact[8..]);
+                assert_eq!(wide(&super::Buffer::joined(&[&left, &right]).unwrap()), exact);
+                assert!(whole.part(3..3).unwrap().is_empty());
+            }
+        }
     }
 }

@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_warp_works_together() {
-        assert!(reason(8).contains("left while its warp does a shuffle"), "{}", reason(8));
+        assert!(reason(8).contains("others of its warp have left"), "{}", reason(8));
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub(crate) fn launch<P: Params>(
     geometry: Geometry,
     params: &P,
 ) -> Result<()> {
-    #[cfg(all(test, feature = "emulated"))]
+    #[cfg(test)]
     assert_eq!(crate::emulated::parameter_bytes(kernel), Some(size_of::<P>()), "{kernel}");
     // SAFETY: `Params` promises that all bytes are parts of numbers.
     let bytes = unsafe {

@@ -22,6 +22,7 @@ mod emulated;
 mod error;
 mod image;
 mod launch;
+pub mod low_rank;
 pub mod norm;
 #[cfg(feature = "nvidia")]
 mod nvidia;
@@ -29,7 +30,7 @@ pub mod pointwise;
 #[cfg(any(feature = "nvidia", test))]
 mod pool;
 pub mod product;
-#[cfg(all(test, feature = "emulated"))]
+#[cfg(test)]
 mod testing;
 
 pub use buffer::{Buffer, Format};

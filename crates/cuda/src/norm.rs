@@ -218,7 +218,7 @@ pub fn layer_norm(x: &Buffer, norm: &Norm<'_>) -> Result<Buffer> {
     Ok(out)
 }
 
-#[cfg(all(test, feature = "emulated"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{FORMATS, assert_close, cards, numbers, random, wide};

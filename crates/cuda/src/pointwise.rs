@@ -281,7 +281,7 @@ fn upload_index(card: &Card, index: &[u32]) -> Result<Buffer> {
     Buffer::upload_bytes(card, &bytes, Format::F32)
 }
 
-#[cfg(all(test, feature = "emulated"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{FORMATS, assert_close, cards, numbers, random, wide};

@@ -436,12 +436,13 @@ impl Plan {
         depth: usize,
         most_splits: usize,
     ) -> Plan {
-        /// Steps that are worth a block of their own.
-        const FEW: usize = 8;
         let tiles = tile.blocks(job.output_size.pixels(), job.outputs);
         let steps = depth.div_ceil(tile.step);
-        let wanted = if tiles < BUSY { 2 * BUSY / tiles } else { 1 };
-        let splits = wanted.min(steps / FEW).min(most_splits).max(1);
+        // Two or more blocks in a multiprocessor wait in turn. Where there is work for all of them already,
+        // only much depth is worth the sums' way through memory.
+        let wanted = (2 * BUSY + tiles / 2) / tiles;
+        let worth_a_block = if tiles < BUSY { 8 } else { 64 };
+        let splits = wanted.min(steps / worth_a_block).min(most_splits).max(1);
         let per_split = steps.div_ceil(splits);
         let splits = steps.div_ceil(per_split);
         let gates = job.activation == Some(Activation::Geglu);
@@ -456,5 +457,5 @@ impl Plan {
     }
 }
 
-#[cfg(all(test, feature = "emulated"))]
+#[cfg(test)]
 pub(crate) mod tests;
