@@ -563,6 +563,7 @@ mod tests {
         }
         let takes = pool.source.takes;
         let arena = pool.open();
+        assert!(pool.in_arena());
         let passing = pool.allocate(20 * MIB).unwrap();
         let result = pool.allocate(20 * MIB).unwrap();
         pool.release(passing);
@@ -613,6 +614,18 @@ mod tests {
         pool.retire(arena);
         check(&pool);
         assert!(pool.arenas.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_left_at_the_end() {
+        let mut pool = pool(1 << 30);
+        pool.allocate(20 * MIB).unwrap();
+        pool.open();
+        pool.allocate(100).unwrap();
+        pool.clear();
+        assert!(pool.source.taken.is_empty());
+        assert_eq!((pool.source.settles, pool.used()), (1, 0));
+        check(&pool);
     }
 
     #[test]
