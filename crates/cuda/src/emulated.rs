@@ -1,0 +1,252 @@
+//! A card that is not there: the kernels as the system's C++ compiler makes them, for tests.
+//!
+//! What goes unnoticed on a card is found here. Fresh memory is full of NaNs, each buffer has a fence around
+//! it that is looked at after every kernel, and `emulator/emulator.hpp` says what a kernel itself must not do.
+
+use std::{
+    alloc::{Layout, alloc, dealloc},
+    collections::BTreeMap,
+    ffi::{CStr, CString, c_char, c_int, c_void},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    Error, Result,
+    backend::{Backend, Launch},
+};
+
+unsafe extern "C" {
+    fn impasto_emulate(
+        kernel: *const c_char,
+        grid: *const u32,
+        block: *const u32,
+        shared: u32,
+        parameter: *const c_void,
+        spans: *const u64,
+        span_count: usize,
+        error: *mut c_char,
+        error_bytes: usize,
+    ) -> c_int;
+}
+
+#[cfg(test)]
+unsafe extern "C" {
+    fn impasto_emulated_parameter(kernel: *const c_char) -> usize;
+}
+
+/// Bytes before and behind a buffer that nobody may write.
+const FENCE: usize = 256;
+
+/// What memory is full of that nobody has written: NaNs in every format.
+const POISON: u8 = 0xff;
+
+/// How much memory the card says it has.
+const MEMORY_BYTES: u64 = 8 << 30;
+
+/// The card, and its buffers: where each begins, and its length in bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Emulated(Mutex<BTreeMap<u64, usize>>);
+
+impl Emulated {
+    fn buffers(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn layout(bytes: usize) -> Option<Layout> {
+    Layout::from_size_align(bytes.checked_add(2 * FENCE)?, FENCE).ok()
+}
+
+/// Whether nothing was written beside a buffer.
+fn is_intact(address: u64, bytes: usize) -> bool {
+    [address as usize - FENCE, address as usize + bytes].into_iter().all(|fence| {
+        // SAFETY: `allocate` took and wrote both fences of every buffer that is on the card.
+        let fence = unsafe { std::slice::from_raw_parts(fence as *const u8, FENCE) };
+        fence.iter().all(|byte| *byte == POISON)
+    })
+}
+
+impl Backend for Emulated {
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        let (free, _) = self.memory()?;
+        let layout = layout(bytes).filter(|_| bytes as u64 <= free);
+        let layout = layout.ok_or(Error::OutOfMemory { wanted: bytes })?;
+        // SAFETY: the layout is not empty.
+        let memory = unsafe { alloc(layout) };
+        if memory.is_null() {
+            return Err(Error::OutOfMemory { wanted: bytes });
+        }
+        // SAFETY: as many bytes as were taken.
+        unsafe { memory.write_bytes(POISON, layout.size()) };
+        let address = memory as u64 + FENCE as u64;
+        self.buffers().insert(address, bytes);
+        Ok(address)
+    }
+
+    fn release(&self, address: u64, bytes: usize) {
+        let taken = self.buffers().remove(&address);
+        assert_eq!(taken, Some(bytes), "a buffer of the card");
+        if !std::thread::panicking() {
+            assert!(is_intact(address, bytes), "something was written beside a buffer");
+        }
+        if let Some(layout) = layout(bytes) {
+            // SAFETY: `allocate` took it with the same layout, and it was on the card until now.
+            unsafe { dealloc((address as usize - FENCE) as *mut u8, layout) };
+        }
+    }
+
+    fn copy_in(&self, to: u64, from: &[u8]) -> Result<()> {
+        // SAFETY: the caller copies into a buffer of the card, and nothing runs meanwhile.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
+        Ok(())
+    }
+
+    fn copy_out(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        // SAFETY: the caller copies from a buffer of the card, and nothing runs meanwhile.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        // SAFETY: the caller copies between buffers of the card, and nothing runs meanwhile.
+        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
+        Ok(())
+    }
+
+    fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        let failed = |reason: String| Error::Failed {
+            doing: format!("launching `{}`", launch.kernel),
+            reason,
+        };
+        let kernel = CString::new(launch.kernel).map_err(|error| failed(error.to_string()))?;
+        let buffers = self.buffers();
+        let spans: Vec<u64> =
+            buffers.iter().flat_map(|(address, bytes)| [*address, *bytes as u64]).collect();
+        let mut error = [0 as c_char; 512];
+        // SAFETY: the arrays are as long as the C++ side is told or knows; the parameter's length is that
+        // of the kernel's (a test compares them), and the kernel's accesses are checked against the spans.
+        let status = unsafe {
+            impasto_emulate(
+                kernel.as_ptr(),
+                launch.grid.as_ptr(),
+                launch.block.as_ptr(),
+                launch.shared,
+                launch.params.as_ptr().cast(),
+                spans.as_ptr(),
+                buffers.len(),
+                error.as_mut_ptr(),
+                error.len(),
+            )
+        };
+        if status != 0 {
+            // SAFETY: the C++ side ends what it writes with a zero, and the array was full of them.
+            let reason = unsafe { CStr::from_ptr(error.as_ptr()) };
+            return Err(failed(reason.to_string_lossy().into_owned()));
+        }
+        match buffers.iter().find(|(address, bytes)| !is_intact(**address, **bytes)) {
+            Some((_, bytes)) => Err(failed(format!("it wrote beside a buffer of {bytes} bytes"))),
+            None => Ok(()),
+        }
+    }
+
+    fn memory(&self) -> Result<(u64, u64)> {
+        let used: u64 = self.buffers().values().map(|bytes| *bytes as u64).sum();
+        Ok((MEMORY_BYTES.saturating_sub(used), MEMORY_BYTES))
+    }
+}
+
+/// Bytes of a kernel's parameter, as the C++ side has it; `None` if there is no such kernel.
+#[cfg(test)]
+pub(crate) fn parameter_bytes(kernel: &str) -> Option<usize> {
+    let kernel = CString::new(kernel).ok()?;
+    // SAFETY: a string that ends with a zero.
+    let bytes = unsafe { impasto_emulated_parameter(kernel.as_ptr()) };
+    (bytes > 0).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        Buffer, Card, Error, Format, Result,
+        launch::{Geometry, launch, params},
+    };
+
+    params! {
+        /// That of `emulator/wrong.cu`.
+        struct WrongParams { values: u64, mistake: u32, length: u32 }
+    }
+
+    /// Turns two blocks of 64 numbers around, with one of the mistakes of `emulator/wrong.cu`.
+    fn turn_around(mistake: u32) -> Result<Vec<f32>> {
+        let numbers: Vec<f32> = (0..128u8).map(f32::from).collect();
+        let buffer = Buffer::upload(&Card::emulated(), &numbers, Format::F32)?;
+        let params = WrongParams { values: buffer.address(), mistake, length: 128 };
+        let geometry = Geometry { grid: [2, 1, 1], threads: 64, shared: 256 };
+        let launched = launch(buffer.card(), "turn_around_wrongly", geometry, &params);
+        let result = launched.and_then(|()| buffer.download());
+        if result.is_err() {
+            // It would be found once more when it is released.
+            std::mem::forget(buffer);
+        }
+        result
+    }
+
+    fn reason(mistake: u32) -> String {
+        match turn_around(mistake) {
+            Err(Error::Failed { reason, .. }) => reason,
+            other => panic!("mistake {mistake} went unnoticed: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_right_kernel_runs() {
+        let turned = turn_around(0).unwrap();
+        assert_eq!((turned[0], turned[63], turned[64]), (63.0, 0.0, 127.0));
+    }
+
+    #[test]
+    fn shared_memory_has_fences() {
+        assert!(
+            reason(1).contains("shared memory was written at byte 256 of 256"),
+            "{}",
+            reason(1)
+        );
+    }
+
+    #[test]
+    fn every_thread_must_come_to_a_barrier() {
+        let two = reason(2);
+        assert!(two.contains("thread (32, 0, 0)") && two.contains("others at that in"), "{two}");
+        assert!(reason(3).contains("left while others wait"), "{}", reason(3));
+    }
+
+    #[test]
+    fn what_is_not_waited_for_is_not_there() {
+        assert!(turn_around(4).unwrap().iter().all(|x| x.is_nan()));
+        assert!(turn_around(5).unwrap().iter().any(|x| x.is_nan()));
+    }
+
+    #[test]
+    fn accesses_stay_in_buffers_and_are_aligned() {
+        assert!(reason(6).contains("of a buffer of 512"), "{}", reason(6));
+        assert!(reason(7).contains("no multiple of 16"), "{}", reason(7));
+        assert!(reason(9).contains("beside a buffer of 512 bytes"), "{}", reason(9));
+    }
+
+    #[test]
+    fn a_warp_works_together() {
+        assert!(reason(8).contains("others of its warp have left"), "{}", reason(8));
+    }
+
+    #[test]
+    fn a_launch_is_within_the_limits_of_a_card() {
+        let buffer = Buffer::upload(&Card::emulated(), &[0.0; 64], Format::F32).unwrap();
+        let params = WrongParams { values: buffer.address(), mistake: 0, length: 64 };
+        for (grid, threads, shared) in
+            [([1, 1, 1], 1025, 256), ([1, 70_000, 1], 64, 256), ([1, 1, 1], 64, (99 << 10) + 1)]
+        {
+            let geometry = Geometry { grid, threads, shared };
+            launch(buffer.card(), "turn_around_wrongly", geometry, &params).unwrap_err();
+        }
+    }
+}

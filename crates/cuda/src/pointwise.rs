@@ -1,0 +1,390 @@
+//! Functions of single numbers, and copies: activations, sums, concatenation, other orders and formats.
+
+use crate::{
+    Buffer, Card, Format, Result, Size,
+    launch::{Geometry, launch, narrow, params},
+    product::Activation,
+};
+
+/// Threads of a block.
+const THREADS: usize = 256;
+
+params! {
+    /// That of functions of single numbers.
+    struct EachParams { input: u64, other: u64, output: u64, count: u64, function: u32, unused: u32 }
+}
+
+params! {
+    /// That of the concatenation, in pieces of the kernel's size.
+    struct ConcatParams {
+        left: u64,
+        right: u64,
+        output: u64,
+        rows: u32,
+        left_channels: u32,
+        right_channels: u32,
+        unused: u32,
+    }
+}
+
+params! {
+    /// That of the gated linear unit.
+    struct GegluParams { input: u64, output: u64, rows: u32, width: u32 }
+}
+
+params! {
+    /// That of the ways to planes and back.
+    struct PlanesParams {
+        input: u64,
+        output: u64,
+        batch: u32,
+        pixels: u32,
+        channels: u32,
+        unused: u32,
+    }
+}
+
+params! {
+    /// That of conversions.
+    struct ConvertParams { input: u64, output: u64, count: u64, from: u32, unused: u32 }
+}
+
+params! {
+    /// That of looking up rows.
+    struct GatherParams {
+        table: u64,
+        index: u64,
+        output: u64,
+        rows: u32,
+        channels: u32,
+        entries: u32,
+        unused: u32,
+    }
+}
+
+/// A thread for every eight numbers.
+fn by_eight(count: usize) -> Geometry {
+    Geometry::row(count.div_ceil(8), THREADS, THREADS)
+}
+
+fn each(x: &Buffer, other: Option<&Buffer>, function: u32) -> Result<Buffer> {
+    let out = Buffer::new(x.card(), x.len(), x.format())?;
+    if !x.is_empty() {
+        let params = EachParams {
+            input: x.address(),
+            other: other.map_or(0, Buffer::address),
+            output: out.address(),
+            count: x.len() as u64,
+            function,
+            unused: 0,
+        };
+        let kernel = format!("each_{}", x.format().suffix());
+        launch(x.card(), &kernel, by_eight(x.len()), &params)?;
+    }
+    Ok(out)
+}
+
+/// A function of each number, for any activation but the gated one.
+///
+/// # Panics
+/// For [`Activation::Geglu`], which is [`geglu`].
+///
+/// # Errors
+/// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
+pub fn activate(x: &Buffer, activation: Activation) -> Result<Buffer> {
+    assert_ne!(activation, Activation::Geglu, "a function of one number");
+    each(x, None, Activation::code(Some(activation)))
+}
+
+/// `3 tanh(x / 3)`: what TAESD does to latents.
+///
+/// # Errors
+/// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
+pub fn soft_clamp(x: &Buffer) -> Result<Buffer> {
+    const SOFT_CLAMP: u32 = 6;
+    each(x, None, SOFT_CLAMP)
+}
+
+/// The sums of the numbers at the same places.
+///
+/// # Panics
+/// If the lengths or formats do not agree.
+///
+/// # Errors
+/// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
+pub fn add(a: &Buffer, b: &Buffer) -> Result<Buffer> {
+    assert_eq!((a.len(), a.format()), (b.len(), b.format()), "numbers of the same kind");
+    each(a, Some(b), Activation::code(None))
+}
+
+/// The gated linear unit of Shazeer (2020): `value · gelu(gate)`.
+///
+/// * `x`: rows of `width` values and then `width` gates
+/// * returns rows of `width` numbers
+///
+/// # Panics
+/// If there are no whole rows.
+///
+/// # Errors
+/// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
+pub fn geglu(x: &Buffer, width: usize) -> Result<Buffer> {
+    assert_eq!(x.len() % (2 * width), 0, "whole rows");
+    let out = Buffer::new(x.card(), x.len() / 2, x.format())?;
+    if !x.is_empty() {
+        let rows = x.len() / (2 * width);
+        let params = GegluParams {
+            input: x.address(),
+            output: out.address(),
+            rows: narrow(rows),
+            width: narrow(width),
+        };
+        let kernel = format!("geglu_{}", x.format().suffix());
+        launch(x.card(), &kernel, Geometry::row(out.len(), THREADS, THREADS), &params)?;
+    }
+    Ok(out)
+}
+
+/// The rows of `b` behind those of `a`: `(rows, C)` and `(rows, D)` become `(rows, C + D)`.
+///
+/// # Panics
+/// If there are no whole rows, not as many of both, or of different formats.
+///
+/// # Errors
+/// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
+pub fn concat(a: &Buffer, a_channels: usize, b: &Buffer, b_channels: usize) -> Result<Buffer> {
+    let rows = a.len() / a_channels;
+    assert_eq!((a.len(), b.len()), (rows * a_channels, rows * b_channels), "as many whole rows");
+    assert_eq!(a.format(), b.format(), "one format");
+    let out = Buffer::new(a.card(), a.len() + b.len(), a.format())?;
+    let bytes = a.format().bytes();
+    let divides = |piece: usize| {
+        (a_channels * bytes).is_multiple_of(piece) && (b_channels * bytes).is_multiple_of(piece)
+    };
+    let piece = if divides(16) { 16 } else { bytes };
+    if rows > 0 {
+        let params = ConcatParams {
+            left: a.address(),
+            right: b.address(),
+            output: out.address(),
+            rows: narrow(rows),
+            left_channels: narrow(a_channels * bytes / piece),
+            right_channels: narrow(b_channels * bytes / piece),
+            unused: 0,
+        };
+        let pieces = rows * (a_channels + b_channels) * bytes / piece;
+        let geometry = Geometry::row(pieces, THREADS, THREADS);
+        launch(a.card(), &format!("concat_{piece}"), geometry, &params)?;
+    }
+    Ok(out)
+}
+
+fn turn(kernel: &str, x: &Buffer, size: Size, to: Format) -> Result<Buffer> {
+    /// Pixels and channels of a block.
+    const TILE: usize = 32;
+    assert_eq!(x.len(), size.len(), "an image of another size");
+    let out = Buffer::new(x.card(), x.len(), to)?;
+    if !x.is_empty() {
+        let pixels = size.height * size.width;
+        let params = PlanesParams {
+            input: x.address(),
+            output: out.address(),
+            batch: narrow(size.batch),
+            pixels: narrow(pixels),
+            channels: narrow(size.channels),
+            unused: 0,
+        };
+        let geometry = Geometry {
+            grid: [pixels.div_ceil(TILE), size.channels.div_ceil(TILE), size.batch],
+            threads: THREADS,
+            shared: TILE * (TILE + 1) * 4,
+        };
+        launch(x.card(), kernel, geometry, &params)?;
+    }
+    Ok(out)
+}
+
+/// Images in planes, `(B, C, H, W)` in f32, as latents and pictures come, to pixels, `(B, H, W, C)`.
+///
+/// # Panics
+/// If there are not as many numbers as the size says, or they are not in f32.
+///
+/// # Errors
+/// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
+pub fn from_planes(planes: &Buffer, size: Size, format: Format) -> Result<Buffer> {
+    assert_eq!(planes.format(), Format::F32, "planes in f32");
+    turn(&format!("from_planes_{}", format.suffix()), planes, size, format)
+}
+
+/// Images in pixels, `(B, H, W, C)`, to planes, `(B, C, H, W)` in f32.
+///
+/// # Panics
+/// If there are not as many numbers as the size says.
+///
+/// # Errors
+/// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
+pub fn to_planes(x: &Buffer, size: Size) -> Result<Buffer> {
+    turn(&format!("to_planes_{}", x.format().suffix()), x, size, Format::F32)
+}
+
+/// The same numbers, rounded to a format.
+///
+/// # Errors
+/// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
+pub fn convert(x: &Buffer, format: Format) -> Result<Buffer> {
+    let out = Buffer::new(x.card(), x.len(), format)?;
+    if !x.is_empty() {
+        let params = ConvertParams {
+            input: x.address(),
+            output: out.address(),
+            count: x.len() as u64,
+            from: x.format() as u32,
+            unused: 0,
+        };
+        let kernel = format!("convert_{}", format.suffix());
+        launch(x.card(), &kernel, by_eight(x.len()), &params)?;
+    }
+    Ok(out)
+}
+
+/// Rows of a table, `(entries, channels)`: those of the given numbers, one behind the other.
+///
+/// # Panics
+/// If the table has no whole rows, or not one of them.
+///
+/// # Errors
+/// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
+pub fn gather(table: &Buffer, channels: usize, rows: &[u32]) -> Result<Buffer> {
+    let entries = table.len() / channels;
+    assert_eq!(table.len(), entries * channels, "whole rows");
+    assert!(rows.iter().all(|row| (*row as usize) < entries), "rows of the table");
+    let out = Buffer::new(table.card(), rows.len() * channels, table.format())?;
+    if !rows.is_empty() {
+        let index = upload_index(table.card(), rows)?;
+        let params = GatherParams {
+            table: table.address(),
+            index: index.address(),
+            output: out.address(),
+            rows: narrow(rows.len()),
+            channels: narrow(channels),
+            entries: narrow(entries),
+            unused: 0,
+        };
+        let kernel = format!("gather_{}", table.format().suffix());
+        launch(table.card(), &kernel, Geometry::row(out.len(), THREADS, THREADS), &params)?;
+    }
+    Ok(out)
+}
+
+/// Whole numbers on the card, in a buffer that is as long as one of f32.
+fn upload_index(card: &Card, index: &[u32]) -> Result<Buffer> {
+    let bytes: Vec<u8> = index.iter().flat_map(|row| row.to_le_bytes()).collect();
+    Buffer::upload_bytes(card, &bytes, Format::F32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{FORMATS, assert_close, cards, numbers, random, wide};
+
+    #[test]
+    fn functions_of_single_numbers_are_right() {
+        for card in cards() {
+            for (format, _) in FORMATS {
+                for len in [1, 8, 2051] {
+                    let x: Vec<f32> = numbers(len, 1).iter().map(|x| 6.0 * x).collect();
+                    let x = Buffer::upload(&card, &x, format).unwrap();
+                    let exact = |f: fn(f64) -> f64| wide(&x).into_iter().map(f).collect::<Vec<_>>();
+                    let check = |out: Buffer, f: fn(f64) -> f64| {
+                        let tolerance = if format == Format::F32 { 4.0 } else { 0.51 };
+                        assert_close(&out, &exact(f), tolerance, 1.0, &format!("{format:?} {len}"));
+                    };
+                    check(activate(&x, Activation::Silu).unwrap(), |x| x / (1.0 + (-x).exp()));
+                    check(activate(&x, Activation::Relu).unwrap(), |x| x.max(0.0));
+                    check(activate(&x, Activation::Gelu).unwrap(), crate::product::tests::gelu);
+                    check(activate(&x, Activation::QuickGelu).unwrap(), |x| {
+                        x / (1.0 + (-1.702 * x).exp())
+                    });
+                    check(soft_clamp(&x).unwrap(), |x| 3.0 * (x / 3.0).tanh());
+                    check(add(&x, &x).unwrap(), |x| x + x);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn geglu_gates_the_first_half_by_the_second() {
+        for card in cards() {
+            let x = Buffer::upload(&card, &[3.0, 5.0, 0.0, 20.0], Format::Bf16).unwrap();
+            assert_eq!(geglu(&x, 2).unwrap().download().unwrap(), [0.0, 100.0]);
+        }
+    }
+
+    #[test]
+    fn concat_keeps_rows_together() {
+        for card in cards() {
+            for (format, _) in FORMATS {
+                for (left, right) in [(2, 1), (8, 16), (3, 5), (320, 8)] {
+                    let (a, a_exact) = random(&card, 5 * left, 1, format);
+                    let (b, b_exact) = random(&card, 5 * right, 2, format);
+                    let rows = a_exact.chunks(left).zip(b_exact.chunks(right));
+                    let exact: Vec<f64> = rows.flat_map(|(a, b)| [a, b].concat()).collect();
+                    assert_eq!(wide(&concat(&a, left, &b, right).unwrap()), exact);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn planes_and_pixels_turn_into_each_other() {
+        for card in cards() {
+            for (format, _) in FORMATS {
+                for (height, width, channels) in [(1, 2, 3), (9, 5, 4), (33, 2, 70)] {
+                    let size = Size { batch: 2, height, width, channels };
+                    let planes: Vec<f32> = (0..size.len()).map(|i| (i % 251) as f32).collect();
+                    let planes = Buffer::upload(&card, &planes, Format::F32).unwrap();
+                    let pixels = from_planes(&planes, size, format).unwrap();
+                    let expected: kernels::Values<f32> = kernels::pointwise::from_planes(
+                        &planes.download().unwrap(),
+                        kernels::conv::Size { batch: 2, height, width, channels },
+                    );
+                    assert_eq!(pixels.download().unwrap(), expected[..], "{format:?} {size:?}");
+                    assert_eq!(wide(&to_planes(&pixels, size).unwrap()), wide(&planes));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_are_rounded_as_the_processor_does() {
+        for card in cards() {
+            let mut values: Vec<f32> = numbers(1000, 1);
+            values.extend(numbers(1000, 2).iter().map(|x| x * 1e-5));
+            values.extend(numbers(1000, 3).iter().map(|x| x * 3e-7));
+            values.extend([65504.0, 65519.9, 65520.0, -1e6, 0.0, -0.0, f32::INFINITY, 1e-40]);
+            let buffer = Buffer::upload(&card, &values, Format::F32).unwrap();
+            for (format, _) in FORMATS {
+                let expected = Buffer::upload(&card, &values, format).unwrap();
+                let converted = convert(&buffer, format).unwrap();
+                assert_eq!(wide(&converted), wide(&expected), "{format:?}");
+                let back = convert(&converted, Format::F32).unwrap();
+                assert_eq!(wide(&back), wide(&expected), "{format:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_looked_up() {
+        for card in cards() {
+            for (format, _) in FORMATS {
+                let (table, exact) = random(&card, 7 * 12, 1, format);
+                let rows = [6, 0, 3, 3];
+                let found = gather(&table, 12, &rows).unwrap();
+                let expected: Vec<f64> = rows
+                    .iter()
+                    .flat_map(|row| exact[*row as usize * 12..][..12].to_vec())
+                    .collect();
+                assert_eq!(wide(&found), expected);
+            }
+        }
+    }
+}
