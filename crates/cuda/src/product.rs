@@ -463,3 +463,5 @@ impl Plan {
 
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod times;
