@@ -3,7 +3,8 @@
 // The threads of a block are fibers that run one after the other until they wait: at a barrier, or at an
 // operation that a whole warp does together. What is wrong on a card and goes unnoticed there is an error
 // here: a barrier that not all threads reach, an access beyond a buffer or without alignment, shared memory
-// or an asynchronous copy that is read before it is there (it holds NaNs until then).
+// or an asynchronous copy that is read before it is there (it holds NaNs until then), and matrices that are
+// loaded from the same banks.
 #pragma once
 
 #include <cmath>

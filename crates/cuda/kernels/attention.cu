@@ -337,7 +337,7 @@ template <class T> DEVICE void attention_wide(const AttentionParams &p) {
         }
     }
 
-    __syncthreads();
+    // Nobody has read the largest scores since the last round's values came.
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const float total = row_sum(totals[half]);
@@ -370,9 +370,11 @@ KERNEL(attention_512_bf16, AttentionParams, 256, attention_wide<bf16>(p))
 /// Attention without tensor cores, for f32 and depths of any kind: 16 queries and 32 keys at a time. Queries and
 /// the sums of values are in shared memory, keys come in slices of 32 numbers of the depth.
 template <class T> DEVICE void attention_plain(const AttentionParams &p) {
-    constexpr uint32_t THREADS = 128, QUERIES = 16, KEYS = 32, SLICE = 32, PITCH = KEYS + 1;
-    float *q = reinterpret_cast<float *>(shared_memory()), *sums = q + QUERIES * p.depth;
-    float *k = sums + QUERIES * p.depth, *scores = k + KEYS * (SLICE + 1);
+    constexpr uint32_t THREADS = 128, QUERIES = 16, KEYS = 32, SLICE = 32, PITCH = 36;
+    // Rows in whole vectors of four, an odd number of them: zeros behind the depth.
+    const uint32_t whole = (p.depth + 3) / 4 * 4, q_pitch = whole % 8 == 0 ? whole + 4 : whole;
+    float *q = reinterpret_cast<float *>(shared_memory()), *sums = q + QUERIES * q_pitch;
+    float *k = sums + QUERIES * q_pitch, *scores = k + KEYS * PITCH;
     float *largest = scores + QUERIES * PITCH, *totals = largest + QUERIES, *shrinks = totals + QUERIES;
     const uint32_t thread = threadIdx.x;
     const Part part(p, QUERIES);
@@ -385,9 +387,10 @@ template <class T> DEVICE void attention_plain(const AttentionParams &p) {
     const uint32_t keys = part.keys(p, QUERIES);
     const uint32_t queries = p.queries - part.first_query < QUERIES ? p.queries - part.first_query : QUERIES;
 
-    for (uint32_t i = thread; i < QUERIES * p.depth; i += THREADS) {
-        const uint32_t row = i / p.depth;
-        q[i] = row < queries ? widen(get(q_head, size_t(row) * p.width + i % p.depth)) * p.scale : 0.0f;
+    for (uint32_t i = thread; i < QUERIES * q_pitch; i += THREADS) {
+        const uint32_t row = i / q_pitch, d = i % q_pitch;
+        const bool inside = row < queries && d < p.depth;
+        q[i] = inside ? widen(get(q_head, size_t(row) * p.width + d)) * p.scale : 0.0f;
         sums[i] = 0.0f;
     }
     if (thread < QUERIES) {
@@ -399,18 +402,24 @@ template <class T> DEVICE void attention_plain(const AttentionParams &p) {
     for (uint32_t first = 0; first < keys; first += KEYS) {
         float four[4] = {};
         for (uint32_t begin = 0; begin < p.depth; begin += SLICE) {
-            const uint32_t length = p.depth - begin < SLICE ? p.depth - begin : SLICE;
             __syncthreads();
             for (uint32_t i = thread; i < KEYS * SLICE; i += THREADS) {
-                const uint32_t at = first + i / SLICE, d = i % SLICE;
-                k[i / SLICE * (SLICE + 1) + d] =
-                    at < keys && d < length ? widen(get(k_head, size_t(at) * p.width + begin + d)) : 0.0f;
+                const uint32_t at = first + i / SLICE, d = begin + i % SLICE;
+                k[i / SLICE * PITCH + i % SLICE] =
+                    at < keys && d < p.depth ? widen(get(k_head, size_t(at) * p.width + d)) : 0.0f;
             }
             __syncthreads();
-            for (uint32_t d = 0; d < length; d++) {
-                const float left = q[row * p.depth + begin + d];
+            const uint32_t length = whole - begin < SLICE ? whole - begin : SLICE;
+            for (uint32_t d = 0; d < length; d += 4) {
+                const float4 left = get_shared<float4>(q + row * q_pitch + begin + d);
 #pragma unroll
-                for (int i = 0; i < 4; i++) four[i] = fmaf(left, k[(key + 8 * i) * (SLICE + 1) + d], four[i]);
+                for (int i = 0; i < 4; i++) {
+                    const float4 right = get_shared<float4>(k + (key + 8 * i) * PITCH + d);
+                    float sum = fmaf(left.x, right.x, four[i]);
+                    sum = fmaf(left.y, right.y, sum);
+                    sum = fmaf(left.z, right.z, sum);
+                    four[i] = fmaf(left.w, right.w, sum);
+                }
             }
         }
 #pragma unroll
@@ -429,33 +438,46 @@ template <class T> DEVICE void attention_plain(const AttentionParams &p) {
                 now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, distance));
             now = fmaxf(now, largest[query]);
             score = expf(score - now);
+            // Behind the sum, all lanes know what was the largest before.
             const float total = warp_sum(score);
             if (thread % 32 == 0) {
                 const float shrink = expf(largest[query] - now);
                 shrinks[query] = shrink;
                 totals[query] = totals[query] * shrink + total;
+                largest[query] = now;
             }
-            __syncwarp();
-            if (thread % 32 == 0) largest[query] = now;
         }
         __syncthreads();
         const uint32_t present = keys - first < KEYS ? keys - first : KEYS;
         for (uint32_t d = thread; d < p.depth; d += THREADS) {
             float mine[QUERIES];
 #pragma unroll
-            for (uint32_t i = 0; i < QUERIES; i++) mine[i] = sums[i * p.depth + d] * shrinks[i];
-            for (uint32_t at = 0; at < present; at++) {
-                const float value = widen(get(v_head, size_t(first + at) * p.width + d));
+            for (uint32_t i = 0; i < QUERIES; i++) mine[i] = sums[i * q_pitch + d] * shrinks[i];
+            // The weights of keys that are not present are zeros.
+            for (uint32_t at = 0; at < present; at += 4) {
+                float values[4];
 #pragma unroll
-                for (uint32_t i = 0; i < QUERIES; i++) mine[i] = fmaf(scores[i * PITCH + at], value, mine[i]);
+                for (uint32_t j = 0; j < 4; j++)
+                    values[j] =
+                        at + j < present ? widen(get(v_head, size_t(first + at + j) * p.width + d)) : 0.0f;
+#pragma unroll
+                for (uint32_t i = 0; i < QUERIES; i++) {
+                    const float4 weights = get_shared<float4>(scores + i * PITCH + at);
+                    float sum = fmaf(weights.x, values[0], mine[i]);
+                    sum = fmaf(weights.y, values[1], sum);
+                    sum = fmaf(weights.z, values[2], sum);
+                    mine[i] = fmaf(weights.w, values[3], sum);
+                }
             }
 #pragma unroll
-            for (uint32_t i = 0; i < QUERIES; i++) sums[i * p.depth + d] = mine[i];
+            for (uint32_t i = 0; i < QUERIES; i++) sums[i * q_pitch + d] = mine[i];
         }
         __syncthreads();
     }
-    for (uint32_t i = thread; i < queries * p.depth; i += THREADS)
-        put(output, size_t(i / p.depth) * p.width + i % p.depth, narrow<T>(sums[i] / totals[i / p.depth]));
+    for (uint32_t i = thread; i < queries * p.depth; i += THREADS) {
+        const uint32_t row = i / p.depth, d = i % p.depth;
+        put(output, size_t(row) * p.width + d, narrow<T>(sums[row * q_pitch + d] / totals[row]));
+    }
 }
 
 KERNELS(attention_plain, AttentionParams, 128, attention_plain)

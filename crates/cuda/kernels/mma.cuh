@@ -56,6 +56,15 @@ struct Matrices {
 };
 
 inline void load_matrices(void *const *arguments) {
+    for (int matrix = 0; matrix < 4; matrix++) {
+        unsigned banks = 0;
+        for (int row = 0; row < 8; row++) {
+            auto *from = static_cast<Matrices *>(arguments[matrix * 8 + row]);
+            banks |= 1u << reinterpret_cast<uintptr_t>(from->row) / 16 % 8;
+        }
+        // Right, but slower than it need be.
+        if (banks != 0xff) fail("ldmatrix has rows in the same banks");
+    }
     for (int lane = 0; lane < 32; lane++) {
         auto *mine = static_cast<Matrices *>(arguments[lane]);
         for (int matrix = 0; matrix < 4; matrix++) {

@@ -5,6 +5,7 @@ struct EachParams {
     const void *input, *other; // `other` is only for sums
     void *output;
     uint64_t count;
+    float factor, offset; // of what the function is given
     uint32_t function, unused;
 };
 
@@ -64,7 +65,7 @@ template <class T> DEVICE void each(const EachParams &p) {
     float values[8];
     get_up_to_8(static_cast<const T *>(p.input), at, p.count, values);
 #pragma unroll
-    for (int i = 0; i < 8; i++) values[i] = apply(p.function, values[i]);
+    for (int i = 0; i < 8; i++) values[i] = apply(p.function, fmaf(values[i], p.factor, p.offset));
     if (p.other) {
         float others[8];
         get_up_to_8(static_cast<const T *>(p.other), at, p.count, others);

@@ -164,29 +164,106 @@ DEVICE void tile_of(uint32_t rows, uint32_t columns, uint32_t &row, uint32_t &co
     column = rest / height;
 }
 
-/// Numbers of the depth per step, and steps that are on their way at once.
-constexpr int STEP = 32, STAGES = 3;
+/// Steps that are on their way at once.
+constexpr int STAGES = 3;
 
-/// The 16 bytes of a tile in shared memory that hold numbers 8 · `part` to 8 · `part` + 7 of a row of 32. Eight
-/// rows' same parts are in all different banks.
-template <class T> DEVICE T *tile_place(T *tile, int row, int part) {
-    return tile + row * STEP + (part ^ (row >> 1 & 3)) * 8;
-}
+/// A step of the depth: four times 16 bytes of each row of a tile.
+template <class T> struct Step {
+    static constexpr int PART = 16 / sizeof(T), LENGTH = 4 * PART;
+    /// Numbers from one row of a tile to the next.
+    static constexpr int PITCH = sizeof(T) == 2 ? LENGTH : LENGTH + 4;
+
+    /// Where a tile in shared memory has a part of a row. Eight rows' same parts are in all different banks:
+    /// those of 16 bits by a permutation, those of f32 by the pitch.
+    static __device__ __forceinline__ T *place(T *tile, int row, int part) {
+        return tile + row * PITCH + (sizeof(T) == 2 ? part ^ (row >> 1 & 3) : part) * PART;
+    }
+};
+
+/// Copies tiles of both matrices to shared memory, ROWS pixels and COLUMNS outputs, step by step.
+template <class T, int ROWS, int COLUMNS, int THREADS> struct Source {
+    static constexpr int A_PARTS = ROWS * 4 / THREADS, B_PARTS = COLUMNS * 4 / THREADS;
+    static constexpr int STAGE = (ROWS + COLUMNS) * Step<T>::PITCH;
+
+    const ProductParams &p;
+    const uint32_t depth;
+    // What this thread copies: one part of some rows of either tile.
+    const int row, part;
+    Pixel rows[A_PARTS];
+    const T *weights[B_PARTS];
+    uint32_t at, end;
+    int steps;
+    Place place;
+
+    __device__ __forceinline__ Source(const ProductParams &p, uint32_t first_row, uint32_t first_column, bool gated)
+        : p(p), depth(p.kernel * p.kernel * p.channels), row(threadIdx.x / 4), part(threadIdx.x % 4) {
+#pragma unroll
+        for (int i = 0; i < A_PARTS; i++) rows[i] = pixel_of(p, first_row + row + i * (THREADS / 4));
+#pragma unroll
+        for (int i = 0; i < B_PARTS; i++) {
+            const uint32_t column = first_column + row + i * (THREADS / 4);
+            uint32_t output = column;
+            if (gated) output = column / 16 * 8 + column % 8 + (column % 16 < 8 ? 0 : p.outputs / 2);
+            weights[i] = column < p.outputs
+                             ? static_cast<const T *>(p.weights) + size_t(output) * depth
+                             : nullptr;
+        }
+        const uint32_t begin = blockIdx.z * p.split_depth;
+        end = begin + p.split_depth < depth ? begin + p.split_depth : depth;
+        steps = int((end - begin + Step<T>::LENGTH - 1) / Step<T>::LENGTH);
+        at = begin + part * Step<T>::PART;
+        place.start(p, at);
+    }
+
+    __device__ __forceinline__ void copy(T *a) {
+        T *b = a + ROWS * Step<T>::PITCH;
+        const bool within = at < end;
+#pragma unroll
+        for (int i = 0; i < A_PARTS; i++) {
+            uint32_t offset;
+            const bool inside = place.find(p, rows[i], offset) && within;
+            const T *from = static_cast<const T *>(p.input) + (inside ? rows[i].image + offset : 0);
+            copy_async(Step<T>::place(a, row + i * (THREADS / 4), part), from, inside);
+        }
+#pragma unroll
+        for (int i = 0; i < B_PARTS; i++) {
+            const bool inside = weights[i] && within;
+            const T *from = inside ? weights[i] + at : static_cast<const T *>(p.weights);
+            copy_async(Step<T>::place(b, row + i * (THREADS / 4), part), from, inside);
+        }
+        at += Step<T>::LENGTH;
+        place.advance(p, Step<T>::LENGTH);
+    }
+
+    /// Goes through all steps: `multiply(a, b)` sees the tiles of one after the other.
+    template <class F> __device__ __forceinline__ void run(T *shared, F multiply) {
+#pragma unroll
+        for (int stage = 0; stage < STAGES - 1; stage++) {
+            if (stage < steps) copy(shared + stage * STAGE);
+            copies_commit();
+        }
+        for (int step = 0; step < steps; step++) {
+            copies_wait<STAGES - 2>();
+            // Now everybody's copies are there, and nobody reads the stage that is written next.
+            __syncthreads();
+            if (step + STAGES - 1 < steps) copy(shared + (step + STAGES - 1) % STAGES * STAGE);
+            copies_commit();
+            T *a = shared + step % STAGES * STAGE;
+            multiply(a, a + ROWS * Step<T>::PITCH);
+        }
+    }
+};
 
 /// Products of 16 bits on tensor cores: a tile of ROWS pixels by COLUMNS outputs per block, of which each warp
 /// makes WARP_ROWS by WARP_COLUMNS. The channels are a multiple of 8.
 template <class T, int ROWS, int COLUMNS, int WARP_ROWS, int WARP_COLUMNS>
 DEVICE void product_tiled(const ProductParams &p) {
     constexpr int WARPS_DOWN = ROWS / WARP_ROWS, WARPS = WARPS_DOWN * (COLUMNS / WARP_COLUMNS);
-    constexpr int THREADS = 32 * WARPS;
     constexpr int M = WARP_ROWS / 16, N = WARP_COLUMNS / 8;
-    constexpr int A_PARTS = ROWS * 4 / THREADS, B_PARTS = COLUMNS * 4 / THREADS;
-    constexpr int STAGE = (ROWS + COLUMNS) * STEP;
     T *shared = reinterpret_cast<T *>(shared_memory());
 
-    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const uint32_t pixels = p.batch * p.out_height * p.out_width;
-    const uint32_t depth = p.kernel * p.kernel * p.channels;
     // Values and gates are neighbors, eight by eight, so that one thread gets both. There are a multiple of
     // eight of each.
     const bool gated = p.function == GEGLU && !p.partial;
@@ -194,80 +271,29 @@ DEVICE void product_tiled(const ProductParams &p) {
     tile_of((pixels + ROWS - 1) / ROWS, (p.outputs + COLUMNS - 1) / COLUMNS, tile_row, tile_column);
     const uint32_t first_row = tile_row * ROWS, first_column = tile_column * COLUMNS;
 
-    // What this thread copies: one part of some rows of either tile.
-    const int part = thread % 4;
-    Pixel rows[A_PARTS];
-    const T *weights[B_PARTS];
-#pragma unroll
-    for (int i = 0; i < A_PARTS; i++) rows[i] = pixel_of(p, first_row + thread / 4 + i * (THREADS / 4));
-#pragma unroll
-    for (int i = 0; i < B_PARTS; i++) {
-        const uint32_t column = first_column + thread / 4 + i * (THREADS / 4);
-        uint32_t output = column;
-        if (gated) output = column / 16 * 8 + column % 8 + (column % 16 < 8 ? 0 : p.outputs / 2);
-        weights[i] = column < p.outputs
-                         ? static_cast<const T *>(p.weights) + size_t(output) * depth
-                         : nullptr;
-    }
-
-    const uint32_t begin = blockIdx.z * p.split_depth;
-    const uint32_t end = begin + p.split_depth < depth ? begin + p.split_depth : depth;
-    const int steps = int((end - begin + STEP - 1) / STEP);
-    uint32_t at = begin + part * 8;
-    Place place;
-    place.start(p, at);
-
-    auto copy_step = [&](int stage) {
-        T *a = shared + stage * STAGE, *b = a + ROWS * STEP;
-        const bool within = at < end;
-#pragma unroll
-        for (int i = 0; i < A_PARTS; i++) {
-            uint32_t offset;
-            const bool inside = place.find(p, rows[i], offset) && within;
-            const T *from = static_cast<const T *>(p.input) + (inside ? rows[i].image + offset : 0);
-            copy_async(tile_place(a, thread / 4 + i * (THREADS / 4), part), from, inside);
-        }
-#pragma unroll
-        for (int i = 0; i < B_PARTS; i++) {
-            const bool inside = weights[i] && within;
-            const T *from = inside ? weights[i] + at : static_cast<const T *>(p.weights);
-            copy_async(tile_place(b, thread / 4 + i * (THREADS / 4), part), from, inside);
-        }
-        at += STEP;
-        place.advance(p, STEP);
-    };
-
     float sums[M][N][4] = {};
     const int warp_row = warp % WARPS_DOWN * WARP_ROWS, warp_column = warp / WARPS_DOWN * WARP_COLUMNS;
+    Source<T, ROWS, COLUMNS, 32 * WARPS> source(p, first_row, first_column, gated);
+    source.run(shared, [&](T *a, T *b) {
 #pragma unroll
-    for (int stage = 0; stage < STAGES - 1; stage++) {
-        if (stage < steps) copy_step(stage);
-        copies_commit();
-    }
-    for (int step = 0; step < steps; step++) {
-        copies_wait<STAGES - 2>();
-        // Now everybody's copies are there, and nobody reads the stage that is written next.
-        __syncthreads();
-        if (step + STAGES - 1 < steps) copy_step((step + STAGES - 1) % STAGES);
-        copies_commit();
-        T *a = shared + step % STAGES * STAGE, *b = a + ROWS * STEP;
-#pragma unroll
-        for (int k = 0; k < STEP / 16; k++) {
+        for (int k = 0; k < 2; k++) {
             uint32_t left[M][4], right[N / 2][4];
 #pragma unroll
             for (int m = 0; m < M; m++)
-                load_matrices<false>(left[m], tile_place(a, warp_row + m * 16 + lane % 16, k * 2 + lane / 16));
+                load_matrices<false>(left[m],
+                                     Step<T>::place(a, warp_row + m * 16 + lane % 16, k * 2 + lane / 16));
 #pragma unroll
             for (int n = 0; n < N / 2; n++)
-                load_matrices<false>(right[n], tile_place(b, warp_column + n * 16 + lane % 8 + lane / 16 * 8,
-                                                          k * 2 + lane / 8 % 2));
+                load_matrices<false>(right[n],
+                                     Step<T>::place(b, warp_column + n * 16 + lane % 8 + lane / 16 * 8,
+                                                    k * 2 + lane / 8 % 2));
 #pragma unroll
             for (int m = 0; m < M; m++)
 #pragma unroll
                 for (int n = 0; n < N; n++)
                     multiply<T>(sums[m][n], left[m], right[n / 2][n % 2 * 2], right[n / 2][n % 2 * 2 + 1]);
         }
-    }
+    });
     __syncthreads();
 
     // Sixteen rows at a time go through shared memory, so that a thread has eight neighbors to store at once.
@@ -327,7 +353,67 @@ PRODUCT(product_128x128, 256, 128, 128, 64, 32)
 PRODUCT(product_128x64, 128, 128, 64, 64, 32)
 PRODUCT(product_64x64, 128, 64, 64, 32, 32)
 
-/// Products without tensor cores, for f32 and any number of channels: 64 pixels by 64 outputs, of which each of
+/// Finishes or sets aside one sum.
+template <class T> DEVICE void put_sum(const ProductParams &p, uint32_t pixel, uint32_t output, float sum) {
+    const size_t at = size_t(pixel) * p.outputs + output;
+    if (p.partial) {
+        const size_t pixels = size_t(p.batch) * p.out_height * p.out_width;
+        return put(p.partial, blockIdx.z * pixels * p.outputs + at, sum);
+    }
+    if (p.bias) sum += get(p.bias, output);
+    if (p.image_rows) {
+        const uint32_t image = pixel / (p.out_height * p.out_width);
+        sum += widen(get(static_cast<const T *>(p.image_rows), size_t(image) * p.outputs + output));
+    }
+    sum = apply(p.function, sum);
+    if (p.residual) sum += widen(get(static_cast<const T *>(p.residual), at));
+    put(static_cast<T *>(p.output), at, narrow<T>(sum));
+}
+
+/// Products of f32: 128 pixels by 64 outputs, of which each of 256 threads makes 8 by 4, every sixteenth of
+/// either. The channels are a multiple of 4.
+DEVICE void product_exact(const ProductParams &p) {
+    constexpr int ROWS = 128, COLUMNS = 64, M = ROWS / 16, N = COLUMNS / 16;
+    const int column = threadIdx.x % 16, row = threadIdx.x / 16;
+    const uint32_t pixels = p.batch * p.out_height * p.out_width;
+    uint32_t tile_row, tile_column;
+    tile_of((pixels + ROWS - 1) / ROWS, (p.outputs + COLUMNS - 1) / COLUMNS, tile_row, tile_column);
+    const uint32_t first_row = tile_row * ROWS, first_column = tile_column * COLUMNS;
+    float sums[M][N] = {};
+    Source<float, ROWS, COLUMNS, 256> source(p, first_row, first_column, false);
+    source.run(reinterpret_cast<float *>(shared_memory()), [&](float *a, float *b) {
+#pragma unroll
+        for (int part = 0; part < 4; part++) {
+            float4 left[M];
+#pragma unroll
+            for (int m = 0; m < M; m++) left[m] = get_shared<float4>(Step<float>::place(a, row + m * 16, part));
+#pragma unroll
+            for (int n = 0; n < N; n++) {
+                const float4 right = get_shared<float4>(Step<float>::place(b, column + n * 16, part));
+#pragma unroll
+                for (int m = 0; m < M; m++) {
+                    float sum = fmaf(left[m].x, right.x, sums[m][n]);
+                    sum = fmaf(left[m].y, right.y, sum);
+                    sum = fmaf(left[m].z, right.z, sum);
+                    sums[m][n] = fmaf(left[m].w, right.w, sum);
+                }
+            }
+        }
+    });
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+        const uint32_t pixel = first_row + row + m * 16;
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            const uint32_t output = first_column + column + n * 16;
+            if (pixel < pixels && output < p.outputs) put_sum<float>(p, pixel, output, sums[m][n]);
+        }
+    }
+}
+
+KERNEL(product_128x64_f32, ProductParams, 256, product_exact(p))
+
+/// Products for any number of channels, on no tensor cores: 64 pixels by 64 outputs, of which each of
 /// 256 threads makes 4 by 4.
 template <class T> DEVICE void product_plain(const ProductParams &p) {
     constexpr int TILE = 64, DEPTH = 16, PITCH = TILE + 4;
@@ -392,20 +478,7 @@ template <class T> DEVICE void product_plain(const ProductParams &p) {
         for (int j = 0; j < 4; j++) {
             const uint32_t output = first_column + column * 4 + j;
             if (pixel >= pixels || output >= p.outputs) continue;
-            const size_t at = size_t(pixel) * p.outputs + output;
-            if (p.partial) {
-                put(p.partial, size_t(blockIdx.z) * pixels * p.outputs + at, sums[i][j]);
-                continue;
-            }
-            float sum = sums[i][j];
-            if (p.bias) sum += get(p.bias, output);
-            if (p.image_rows) {
-                const uint32_t image = pixel / (p.out_height * p.out_width);
-                sum += widen(get(static_cast<const T *>(p.image_rows), size_t(image) * p.outputs + output));
-            }
-            sum = apply(p.function, sum);
-            if (p.residual) sum += widen(get(static_cast<const T *>(p.residual), at));
-            put(static_cast<T *>(p.output), at, narrow<T>(sum));
+            put_sum<T>(p, pixel, output, sums[i][j]);
         }
     }
 }

@@ -108,9 +108,11 @@ impl Plan {
             Plan { kernel, queries, threads: 128, shared }
         };
         if format == Format::F32 || !depth.is_multiple_of(8) || depth > 512 {
-            let (queries, keys, slice) = (16, 32, 32);
-            let numbers =
-                2 * queries * depth + keys * (slice + 1) + queries * (keys + 1) + 3 * queries;
+            let (queries, keys, pitch) = (16, 32, 36);
+            // Rows are an odd number of four numbers apart.
+            let row = depth.div_ceil(4) * 4;
+            let row = if row.is_multiple_of(8) { row + 4 } else { row };
+            let numbers = 2 * queries * row + (keys + queries) * pitch + 3 * queries;
             return Plan { kernel: "attention_plain", queries, threads: 128, shared: 4 * numbers };
         }
         match depth {

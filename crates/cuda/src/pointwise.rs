@@ -11,7 +11,16 @@ const THREADS: usize = 256;
 
 params! {
     /// That of functions of single numbers.
-    struct EachParams { input: u64, other: u64, output: u64, count: u64, function: u32, unused: u32 }
+    struct EachParams {
+        input: u64,
+        other: u64,
+        output: u64,
+        count: u64,
+        factor: f32,
+        offset: f32,
+        function: u32,
+        unused: u32,
+    }
 }
 
 params! {
@@ -67,7 +76,13 @@ fn by_eight(count: usize) -> Geometry {
     Geometry::row(count.div_ceil(8), THREADS, THREADS)
 }
 
-fn each(x: &Buffer, other: Option<&Buffer>, function: u32) -> Result<Buffer> {
+/// `f(factor · x + offset)`, plus another number.
+fn each(
+    x: &Buffer,
+    (factor, offset): (f32, f32),
+    function: u32,
+    other: Option<&Buffer>,
+) -> Result<Buffer> {
     let out = Buffer::new(x.card(), x.len(), x.format())?;
     if !x.is_empty() {
         let params = EachParams {
@@ -75,6 +90,8 @@ fn each(x: &Buffer, other: Option<&Buffer>, function: u32) -> Result<Buffer> {
             other: other.map_or(0, Buffer::address),
             output: out.address(),
             count: x.len() as u64,
+            factor,
+            offset,
             function,
             unused: 0,
         };
@@ -83,6 +100,9 @@ fn each(x: &Buffer, other: Option<&Buffer>, function: u32) -> Result<Buffer> {
     }
     Ok(out)
 }
+
+/// What a function is given that is given the numbers themselves.
+const SAME: (f32, f32) = (1.0, 0.0);
 
 /// A function of each number, for any activation but the gated one.
 ///
@@ -93,7 +113,7 @@ fn each(x: &Buffer, other: Option<&Buffer>, function: u32) -> Result<Buffer> {
 /// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
 pub fn activate(x: &Buffer, activation: Activation) -> Result<Buffer> {
     assert_ne!(activation, Activation::Geglu, "a function of one number");
-    each(x, None, Activation::code(Some(activation)))
+    each(x, SAME, Activation::code(Some(activation)), None)
 }
 
 /// `3 tanh(x / 3)`: what TAESD does to latents.
@@ -102,7 +122,15 @@ pub fn activate(x: &Buffer, activation: Activation) -> Result<Buffer> {
 /// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
 pub fn soft_clamp(x: &Buffer) -> Result<Buffer> {
     const SOFT_CLAMP: u32 = 6;
-    each(x, None, SOFT_CLAMP)
+    each(x, SAME, SOFT_CLAMP, None)
+}
+
+/// `factor · x + offset`: what brings pictures from one range of numbers to another.
+///
+/// # Errors
+/// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
+pub fn affine(x: &Buffer, factor: f32, offset: f32) -> Result<Buffer> {
+    each(x, (factor, offset), Activation::code(None), None)
 }
 
 /// The sums of the numbers at the same places.
@@ -114,7 +142,7 @@ pub fn soft_clamp(x: &Buffer) -> Result<Buffer> {
 /// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
 pub fn add(a: &Buffer, b: &Buffer) -> Result<Buffer> {
     assert_eq!((a.len(), a.format()), (b.len(), b.format()), "numbers of the same kind");
-    each(a, Some(b), Activation::code(None))
+    each(a, SAME, Activation::code(None), Some(b))
 }
 
 /// The gated linear unit of Shazeer (2020): `value · gelu(gate)`.
@@ -305,6 +333,7 @@ mod tests {
                         x / (1.0 + (-1.702 * x).exp())
                     });
                     check(soft_clamp(&x).unwrap(), |x| 3.0 * (x / 3.0).tanh());
+                    check(affine(&x, 0.5, 0.5).unwrap(), |x| (x + 1.0) / 2.0);
                     check(add(&x, &x).unwrap(), |x| x + x);
                 }
             }

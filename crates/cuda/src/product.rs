@@ -350,21 +350,24 @@ struct Tile {
     shared: usize,
     /// How fast it multiplies, in relation to the largest tile. Larger tiles read less per product.
     speed: f64,
+    /// Whether it can finish gated sums, if there are a multiple of 8 gates.
+    gates: bool,
 }
 
-/// Steps that are on their way at once.
-const STAGES: usize = 3;
-
 impl Tile {
-    const fn on_tensor_cores(
+    /// A tile that copies ahead, three steps of four times 16 bytes of each row.
+    ///
+    /// * `row`: bytes of a row of a step in shared memory
+    const fn copying(
         kernel: &'static str,
         (rows, columns): (usize, usize),
+        (step, row): (usize, usize),
         threads: usize,
         speed: f64,
     ) -> Tile {
-        const STEP: usize = 32;
-        let shared = (rows + columns) * STEP * 2 * STAGES;
-        Tile { kernel, rows, columns, step: STEP, threads, shared, speed }
+        const STAGES: usize = 3;
+        let shared = (rows + columns) * row * STAGES;
+        Tile { kernel, rows, columns, step, threads, shared, speed, gates: step == HALVES.0 }
     }
 
     fn blocks(&self, pixels: usize, outputs: usize) -> usize {
@@ -372,14 +375,22 @@ impl Tile {
     }
 }
 
+/// Steps of 16 bits, and of f32, whose rows are further apart.
+const HALVES: (usize, usize) = (32, 64);
+const SINGLES: (usize, usize) = (16, 80);
+
 /// The tiles of products of 16 bits.
 const TILES: [Tile; 3] = [
-    Tile::on_tensor_cores("product_128x128", (128, 128), 256, 1.0),
-    Tile::on_tensor_cores("product_128x64", (128, 64), 128, 0.9),
-    Tile::on_tensor_cores("product_64x64", (64, 64), 128, 0.75),
+    Tile::copying("product_128x128", (128, 128), HALVES, 256, 1.0),
+    Tile::copying("product_128x64", (128, 64), HALVES, 128, 0.9),
+    Tile::copying("product_64x64", (64, 64), HALVES, 128, 0.75),
 ];
 
-/// The tile of f32 and of channels that are no multiple of 8.
+/// Those of products of f32.
+const EXACT_TILES: [Tile; 2] =
+    [Tile::copying("product_128x64", (128, 64), SINGLES, 256, 1.0), PLAIN];
+
+/// The tile for channels that 16 bytes do not hold a whole number of.
 const PLAIN: Tile = Tile {
     kernel: "product_plain",
     rows: 64,
@@ -387,7 +398,8 @@ const PLAIN: Tile = Tile {
     step: 16,
     threads: 256,
     shared: 2 * 16 * (64 + 4) * 4,
-    speed: 1.0,
+    speed: 0.6,
+    gates: false,
 };
 
 /// Blocks that keep a large card busy. The same for every card, as its results should be.
@@ -411,31 +423,23 @@ struct Plan {
 impl Plan {
     fn of(job: &ProductJob) -> Plan {
         let (pixels, outputs) = (job.output_size.pixels(), job.outputs);
-        let on_tensor_cores = job.format != Format::F32 && job.size.channels.is_multiple_of(8);
-        let tile = match on_tensor_cores {
-            // Idle multiprocessors take as long as busy ones.
-            true => TILES.into_iter().min_by(|a, b| {
-                let time = |tile: &Tile| {
-                    let blocks = tile.blocks(pixels, outputs).max(BUSY);
-                    (blocks * tile.rows * tile.columns) as f64 / tile.speed
-                };
-                time(a).total_cmp(&time(b))
-            }),
-            false => None,
+        let tiles: &[Tile] = match job.format {
+            Format::F16 | Format::Bf16 if job.size.channels.is_multiple_of(8) => &TILES,
+            Format::F32 if job.size.channels.is_multiple_of(4) => &EXACT_TILES,
+            _ => &[PLAIN],
         };
-        let tile = tile.unwrap_or(PLAIN);
-        let depth = job.window.kernel * job.window.kernel * job.size.channels;
-        Plan::with(job, tile, on_tensor_cores, depth, MOST_SPLITS)
+        // Idle multiprocessors take as long as busy ones.
+        let time = |tile: &Tile| {
+            let blocks = tile.blocks(pixels, outputs).max(BUSY);
+            (blocks * tile.rows * tile.columns) as f64 / tile.speed
+        };
+        let tile = tiles.iter().min_by(|a, b| time(a).total_cmp(&time(b)));
+        Plan::with(job, *tile.unwrap_or(&PLAIN), MOST_SPLITS)
     }
 
     /// * `most_splits`: for tests
-    fn with(
-        job: &ProductJob,
-        tile: Tile,
-        on_tensor_cores: bool,
-        depth: usize,
-        most_splits: usize,
-    ) -> Plan {
+    fn with(job: &ProductJob, tile: Tile, most_splits: usize) -> Plan {
+        let depth = job.window.kernel * job.window.kernel * job.size.channels;
         let tiles = tile.blocks(job.output_size.pixels(), job.outputs);
         let steps = depth.div_ceil(tile.step);
         // Two or more blocks in a multiprocessor wait in turn. Where there is work for all of them already,
@@ -446,7 +450,7 @@ impl Plan {
         let per_split = steps.div_ceil(splits);
         let splits = steps.div_ceil(per_split);
         let gates = job.activation == Some(Activation::Geglu);
-        let gates_itself = on_tensor_cores && job.outputs.is_multiple_of(16);
+        let gates_itself = tile.gates && job.outputs.is_multiple_of(16);
         let is_direct = splits == 1 && (!gates || gates_itself);
         Plan { tile, tiles, splits, split_depth: per_split * tile.step, is_direct }
     }
@@ -459,3 +463,5 @@ impl Plan {
 
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod times;
