@@ -34,6 +34,14 @@ struct ConvertParams {
     uint32_t from, unused;
 };
 
+struct ScaleParams {
+    const float *input;  // (rows, columns)
+    const float *scales; // (columns)
+    void *output;
+    uint64_t count;
+    uint32_t columns, unused;
+};
+
 struct GatherParams {
     const void *table;     // (entries, channels)
     const uint32_t *index; // (rows)
@@ -159,6 +167,15 @@ template <class T> DEVICE void convert(const ConvertParams &p) {
 }
 
 KERNELS(convert, ConvertParams, 256, convert)
+
+template <class T> DEVICE void scale_columns(const ScaleParams &p) {
+    const size_t at = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (at >= p.count) return;
+    const float scaled = get(p.input, at) * get(p.scales, at % p.columns);
+    put(static_cast<T *>(p.output), at, narrow<T>(scaled));
+}
+
+KERNELS(scale_columns, ScaleParams, 256, scale_columns)
 
 template <class T> DEVICE void gather(const GatherParams &p) {
     const size_t index = size_t(blockIdx.x) * blockDim.x + threadIdx.x;

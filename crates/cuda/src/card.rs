@@ -68,6 +68,13 @@ impl Card {
         Card(Arc::new(crate::emulated::Emulated::default()))
     }
 
+    /// The same, whose memory seems full at one request, counted from 0.
+    #[cfg(feature = "emulated")]
+    #[must_use]
+    pub fn emulated_refusing(request: u32) -> Card {
+        Card(Arc::new(crate::emulated::Emulated::refusing(request)))
+    }
+
     /// Bytes of memory that are free, and all that there are.
     ///
     /// # Errors

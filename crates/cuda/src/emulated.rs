@@ -7,12 +7,12 @@ use std::{
     alloc::{Layout, alloc, dealloc},
     collections::BTreeMap,
     ffi::{CStr, CString, c_char, c_int, c_void},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::{
     Error, Result,
-    backend::{Backend, Launch},
+    backend::{Backend, Launch, Recording},
 };
 
 unsafe extern "C" {
@@ -43,13 +43,89 @@ const POISON: u8 = 0xff;
 /// How much memory the card says it has.
 const MEMORY_BYTES: u64 = 8 << 30;
 
-/// The card, and its buffers: where each begins, and its length in bytes.
+/// The card.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Emulated(Arc<Mutex<State>>);
+
 #[derive(Debug, Default)]
-pub(crate) struct Emulated(Mutex<BTreeMap<u64, usize>>);
+struct State {
+    /// Where each buffer begins, and its length in bytes.
+    buffers: BTreeMap<u64, usize>,
+    /// What is recorded instead of run.
+    tape: Option<Tape>,
+    /// Requests for memory until one is refused.
+    refused_after: Option<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Tape {
+    launches: Vec<Taped>,
+    /// Buffers that were given back meanwhile: the work computes in them.
+    parked: Vec<(u64, usize)>,
+}
+
+/// A launch that was recorded.
+#[derive(Debug)]
+struct Taped {
+    kernel: String,
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    params: Vec<u8>,
+}
 
 impl Emulated {
-    fn buffers(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+    pub(crate) fn refusing(request: u32) -> Emulated {
+        let state = State { refused_after: Some(request), ..State::default() };
+        Emulated(Arc::new(Mutex::new(state)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses what a recording cannot hold.
+    fn require_running(&self, doing: &str) -> Result<()> {
+        match self.state().tape {
+            None => Ok(()),
+            Some(_) => Err(Error::Failed {
+                doing: doing.into(),
+                reason: "a recording holds nothing but kernels".into(),
+            }),
+        }
+    }
+}
+
+/// Work that was recorded.
+#[derive(Debug)]
+struct Taping {
+    card: Emulated,
+    tape: Tape,
+}
+
+impl Recording for Taping {
+    fn replay(&self) -> Result<()> {
+        self.tape.launches.iter().try_for_each(|taped| {
+            self.card.launch(&Launch {
+                kernel: &taped.kernel,
+                grid: taped.grid,
+                block: taped.block,
+                shared: taped.shared,
+                params: &taped.params,
+            })
+        })
+    }
+
+    fn operations(&self) -> usize {
+        self.tape.launches.len()
+    }
+}
+
+impl Drop for Taping {
+    fn drop(&mut self) {
+        for (address, bytes) in self.tape.parked.drain(..) {
+            self.card.release(address, bytes);
+        }
     }
 }
 
@@ -68,6 +144,13 @@ fn is_intact(address: u64, bytes: usize) -> bool {
 
 impl Backend for Emulated {
     fn allocate(&self, bytes: usize) -> Result<u64> {
+        let mut state = self.state();
+        let left = state.refused_after;
+        state.refused_after = left.and_then(|left| left.checked_sub(1));
+        drop(state);
+        if left == Some(0) {
+            return Err(Error::OutOfMemory { wanted: bytes });
+        }
         let (free, _) = self.memory()?;
         let layout = layout(bytes).filter(|_| bytes as u64 <= free);
         let layout = layout.ok_or(Error::OutOfMemory { wanted: bytes })?;
@@ -79,12 +162,18 @@ impl Backend for Emulated {
         // SAFETY: as many bytes as were taken.
         unsafe { memory.write_bytes(POISON, layout.size()) };
         let address = memory as u64 + FENCE as u64;
-        self.buffers().insert(address, bytes);
+        self.state().buffers.insert(address, bytes);
         Ok(address)
     }
 
     fn release(&self, address: u64, bytes: usize) {
-        let taken = self.buffers().remove(&address);
+        let mut state = self.state();
+        if let Some(tape) = &mut state.tape {
+            tape.parked.push((address, bytes));
+            return;
+        }
+        let taken = state.buffers.remove(&address);
+        drop(state);
         assert_eq!(taken, Some(bytes), "a buffer of the card");
         if !std::thread::panicking() {
             assert!(is_intact(address, bytes), "something was written beside a buffer");
@@ -96,18 +185,21 @@ impl Backend for Emulated {
     }
 
     fn copy_in(&self, to: u64, from: &[u8]) -> Result<()> {
+        self.require_running("copying to the card")?;
         // SAFETY: the caller copies into a buffer of the card, and nothing runs meanwhile.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
         Ok(())
     }
 
     fn copy_out(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        self.require_running("copying from the card")?;
         // SAFETY: the caller copies from a buffer of the card, and nothing runs meanwhile.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
         Ok(())
     }
 
     fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        self.require_running("copying on the card")?;
         // SAFETY: the caller copies between buffers of the card, and nothing runs meanwhile.
         unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
         Ok(())
@@ -119,7 +211,14 @@ impl Backend for Emulated {
             reason,
         };
         let kernel = CString::new(launch.kernel).map_err(|error| failed(error.to_string()))?;
-        let buffers = self.buffers();
+        let mut state = self.state();
+        if let Some(tape) = &mut state.tape {
+            let Launch { kernel, grid, block, shared, params } = *launch;
+            let (kernel, params) = (kernel.to_owned(), params.to_vec());
+            tape.launches.push(Taped { kernel, grid, block, shared, params });
+            return Ok(());
+        }
+        let buffers = &state.buffers;
         let spans: Vec<u64> =
             buffers.iter().flat_map(|(address, bytes)| [*address, *bytes as u64]).collect();
         let mut error = [0 as c_char; 512];
@@ -150,8 +249,23 @@ impl Backend for Emulated {
     }
 
     fn memory(&self) -> Result<(u64, u64)> {
-        let used: u64 = self.buffers().values().map(|bytes| *bytes as u64).sum();
+        let used: u64 = self.state().buffers.values().map(|bytes| *bytes as u64).sum();
         Ok((MEMORY_BYTES.saturating_sub(used), MEMORY_BYTES))
+    }
+
+    fn begin_recording(&self) -> Result<bool> {
+        self.state().tape = Some(Tape::default());
+        Ok(true)
+    }
+
+    fn end_recording(&self) -> Result<Box<dyn Recording>> {
+        let tape = self.state().tape.take().unwrap_or_default();
+        Ok(Box::new(Taping { card: self.clone(), tape }))
+    }
+
+    fn forget_recording(&self) {
+        // What was parked goes with it.
+        drop(self.end_recording());
     }
 }
 
@@ -169,6 +283,7 @@ mod tests {
     use crate::{
         Buffer, Card, Error, Format, Result,
         launch::{Geometry, launch, params},
+        pointwise,
     };
 
     params! {
@@ -196,6 +311,30 @@ mod tests {
             Err(Error::Failed { reason, .. }) => reason,
             other => panic!("mistake {mistake} went unnoticed: {other:?}"),
         }
+    }
+
+    /// A recording computes with what its inputs are when it is replayed, in memory of its own.
+    #[test]
+    fn recorded_work_is_repeated_on_other_numbers() {
+        let card = Card::emulated();
+        let x = Buffer::upload(&card, &[1.0, 2.0], Format::F32).unwrap();
+        let work = || {
+            let doubled = pointwise::affine(&x, 2.0, 0.0)?;
+            pointwise::add(&doubled, &x)
+        };
+        let (result, graph) = card.capture(work).unwrap();
+        assert_eq!(graph.operations(), 2);
+        assert!(result.download().unwrap().iter().all(|number| number.is_nan()), "not run yet");
+        for (given, expected) in [([1.0, 2.0], [3.0, 6.0]), ([5.0, -1.0], [15.0, -3.0])] {
+            x.write(&given).unwrap();
+            let other = Buffer::upload(&card, &[7.0; 2], Format::F32).unwrap();
+            graph.replay().unwrap();
+            assert_eq!(result.download().unwrap(), expected);
+            assert_eq!(other.download().unwrap(), [7.0; 2]);
+        }
+        let refused = card.capture(|| Buffer::upload(&card, &[1.0], Format::F32)).unwrap_err();
+        assert!(refused.contains("a recording holds nothing but kernels"), "{refused}");
+        assert_eq!(x.download().unwrap(), [5.0, -1.0], "the card works on");
     }
 
     #[test]

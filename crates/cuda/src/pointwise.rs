@@ -59,6 +59,11 @@ params! {
 }
 
 params! {
+    /// That of scaling columns.
+    struct ScaleParams { input: u64, scales: u64, output: u64, count: u64, columns: u32, unused: u32 }
+}
+
+params! {
     /// That of looking up rows.
     struct GatherParams {
         table: u64,
@@ -309,10 +314,57 @@ fn upload_index(card: &Card, index: &[u32]) -> Result<Buffer> {
     Buffer::upload_bytes(card, &bytes, Format::F32)
 }
 
+/// A matrix whose columns are multiplied with a number each, rounded once.
+///
+/// * `x`: `(rows, columns)` in f32
+/// * `scales`: one for each column
+///
+/// # Panics
+/// If the sizes or formats do not agree.
+///
+/// # Errors
+/// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
+pub fn scale_columns(x: &Buffer, scales: &[f32], format: Format) -> Result<Buffer> {
+    assert_eq!(x.format(), Format::F32, "a matrix in f32");
+    assert!(!scales.is_empty() && x.len().is_multiple_of(scales.len()), "whole rows");
+    let scales = Buffer::upload(x.card(), scales, Format::F32)?;
+    let out = Buffer::new(x.card(), x.len(), format)?;
+    if !x.is_empty() {
+        let params = ScaleParams {
+            input: x.address(),
+            scales: scales.address(),
+            output: out.address(),
+            count: x.len() as u64,
+            columns: narrow(scales.len()),
+            unused: 0,
+        };
+        let kernel = format!("scale_columns_{}", format.suffix());
+        launch(x.card(), &kernel, Geometry::row(x.len(), THREADS, THREADS), &params)?;
+    }
+    Ok(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{FORMATS, assert_close, cards, numbers, random, wide};
+
+    #[test]
+    fn columns_are_scaled() {
+        for card in cards() {
+            for (format, _) in FORMATS {
+                for (rows, columns) in [(1, 1), (7, 3), (300, 5)] {
+                    let (x, exact) = random(&card, rows * columns, 1, Format::F32);
+                    let scales = numbers(columns, 2);
+                    let exact: Vec<f64> = (exact.iter().enumerate())
+                        .map(|(at, x)| x * f64::from(scales[at % columns]))
+                        .collect();
+                    let ours = scale_columns(&x, &scales, format).unwrap();
+                    assert_close(&ours, &exact, 0.51, 0.5, &format!("{format:?} {rows}x{columns}"));
+                }
+            }
+        }
+    }
 
     #[test]
     fn functions_of_single_numbers_are_right() {
