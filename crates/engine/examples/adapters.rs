@@ -1,5 +1,6 @@
 //! Times a stack of adapters: `adapters MODEL ADAPTER...` applies all at once, moves one slider, takes
 //! that adapter off and puts it on again, and repeats the request as it is. Prints seconds as JSON.
+//! On the first card that can be used, or else the processor.
 
 #![expect(clippy::print_stdout, reason = "its result")]
 
@@ -34,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut fewer = moved.clone();
     fewer.adapters.remove(0);
 
-    let mut engine = Engine::open(DeviceId::Cpu, None)?;
+    let mut engine = Engine::open(DeviceId::best(), None)?;
     patching(&mut engine, &plain)?;
     let first = patching(&mut engine, &stack)?;
     let slider = patching(&mut engine, &moved)?;

@@ -1,8 +1,8 @@
 //! Devices: what there is to compute on, and what keeps one from being used.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, iter, str::FromStr};
 
-use crate::{Error, Result};
+use crate::{Error, Result, ops};
 
 /// Where the networks run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -11,6 +11,30 @@ pub enum DeviceId {
     Cpu,
     /// An NVIDIA card, by its number.
     Cuda(usize),
+    /// A card that is not there: its kernels, run by the processor one thread after the other. For tests.
+    #[cfg(feature = "emulated")]
+    Emulated {
+        /// Which request for memory is refused, counted from when it is opened.
+        refuses: Option<u32>,
+    },
+}
+
+impl DeviceId {
+    /// The first card that can be used; where there is none, the processor.
+    #[must_use]
+    pub fn best() -> DeviceId {
+        let mut cards = devices().into_iter().filter(|device| device.id != DeviceId::Cpu);
+        cards.find(|card| card.unusable.is_none()).map_or(DeviceId::Cpu, |card| card.id)
+    }
+}
+
+/// Why [`best`](DeviceId::best) is no card, in a program that was built for them: a clause.
+#[must_use]
+pub fn why_no_card() -> Option<String> {
+    if !cfg!(feature = "cuda") || DeviceId::best() != DeviceId::Cpu {
+        return None;
+    }
+    devices().into_iter().find_map(|device| device.unusable)
 }
 
 impl fmt::Display for DeviceId {
@@ -18,6 +42,8 @@ impl fmt::Display for DeviceId {
         match self {
             DeviceId::Cpu => f.write_str("cpu"),
             DeviceId::Cuda(index) => write!(f, "cuda:{index}"),
+            #[cfg(feature = "emulated")]
+            DeviceId::Emulated { .. } => f.write_str("emulated"),
         }
     }
 }
@@ -47,38 +73,56 @@ pub struct DeviceInfo {
     pub name: String,
     /// Its memory, where that is known.
     pub memory_bytes: Option<u64>,
+    /// Its driver and the driver's version, if it has one.
+    pub driver: Option<String>,
     /// Why it cannot be used, if it cannot.
     pub unusable: Option<String>,
 }
 
-const WITHOUT_CUDA: &str = "this program was built without CUDA; use the device `cpu`";
-
 /// Every device that the program knows of, whether it can be used or not.
 #[must_use]
 pub fn devices() -> Vec<DeviceInfo> {
-    vec![
-        DeviceInfo {
-            id: DeviceId::Cpu,
-            name: processor_name().unwrap_or_else(|| "processor".into()),
-            memory_bytes: memory(),
-            unusable: None,
-        },
-        DeviceInfo {
-            id: DeviceId::Cuda(0),
-            name: "NVIDIA card".into(),
-            memory_bytes: None,
-            unusable: Some(WITHOUT_CUDA.into()),
-        },
-    ]
+    let processor = DeviceInfo {
+        id: DeviceId::Cpu,
+        name: processor_name().unwrap_or_else(|| "processor".into()),
+        memory_bytes: memory(),
+        driver: None,
+        unusable: None,
+    };
+    let cards = cuda::Card::list().into_iter().map(|card| DeviceInfo {
+        id: DeviceId::Cuda(card.index),
+        name: card.name,
+        memory_bytes: Some(card.memory_bytes),
+        driver: Some(format!("CUDA {}", card.driver)),
+        unusable: card.unusable,
+    });
+    let absent = cuda::Card::absence().map(|reason| DeviceInfo {
+        id: DeviceId::Cuda(0),
+        name: "NVIDIA card".into(),
+        memory_bytes: None,
+        driver: None,
+        unusable: Some(reason),
+    });
+    iter::once(processor).chain(cards).chain(absent).collect()
 }
 
-/// Fails with the reason if a device cannot be used.
-pub(crate) fn check(device: DeviceId) -> Result<()> {
+/// Begins to use a device.
+///
+/// # Errors
+/// [`Error::Device`] with the reason if it cannot be used.
+pub(crate) fn open(device: DeviceId) -> Result<ops::Device> {
     match device {
-        DeviceId::Cpu => Ok(()),
-        DeviceId::Cuda(_) => {
-            Err(Error::Device { device: device.to_string(), reason: WITHOUT_CUDA.into() })
+        DeviceId::Cpu => Ok(ops::Device::Host),
+        #[cfg(feature = "emulated")]
+        DeviceId::Emulated { refuses: None } => Ok(ops::Device::Card(cuda::Card::emulated())),
+        #[cfg(feature = "emulated")]
+        DeviceId::Emulated { refuses: Some(request) } => {
+            Ok(ops::Device::Card(cuda::Card::emulated_refusing(request)))
         }
+        DeviceId::Cuda(index) => cuda::Card::open(index).map(ops::Device::Card).map_err(|error| {
+            let reason = format!("{error}; use the device `cpu`");
+            Error::Device { device: device.to_string(), reason }
+        }),
     }
 }
 

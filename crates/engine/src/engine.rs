@@ -2,8 +2,6 @@
 
 use std::{ops::ControlFlow, sync::Arc};
 
-use kernels::memory;
-
 use crate::{
     DeviceId, Error, Image, InitImage, Output, PatchReport, Phase, Progress, Request, Result,
     Watch,
@@ -13,6 +11,7 @@ use crate::{
     guided::{Guided, HandOver, Masked},
     loaded::{Loaded, Words, finite, latent_mask},
     noise::Noise,
+    ops,
     sample::{denoiser::Watched, schedule::img2img_tail},
 };
 
@@ -22,11 +21,14 @@ use crate::{
 /// the next one faster.
 #[derive(Debug)]
 pub struct Engine {
+    device: ops::Device,
     pool: Arc<rayon::ThreadPool>,
     /// Base models with their stacks, the one that was used last at the end.
     loaded: Vec<Loaded>,
     /// Bytes of weights that may stay loaded.
     budget: u64,
+    /// Whether pictures are made with as little memory as there is a way to.
+    is_short: bool,
 }
 
 impl Engine {
@@ -37,7 +39,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Device`] says why a device cannot be used.
     pub fn open(device: DeviceId, threads: Option<usize>) -> Result<Engine> {
-        device::check(device)?;
+        let opened = device::open(device)?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads.unwrap_or(0))
             .thread_name(|index| format!("compute {index}"))
@@ -46,19 +48,20 @@ impl Engine {
                 device: device.to_string(),
                 reason: format!("its threads could not be started ({error})"),
             })?;
-        Ok(Engine { pool: Arc::new(pool), loaded: Vec::new(), budget: Engine::usual_budget() })
-    }
-
-    /// Half of the machine's memory.
-    #[must_use]
-    pub fn usual_budget() -> u64 {
-        device::memory().map_or(u64::MAX, |bytes| bytes / 2)
+        let budget = usual_budget(&opened);
+        Ok(Engine {
+            device: opened,
+            pool: Arc::new(pool),
+            loaded: Vec::new(),
+            budget,
+            is_short: false,
+        })
     }
 
     /// Lets base models stay loaded as long as their weights fit into so many bytes; the one in use
-    /// stays in any case. Without a call it is the [usual](Engine::usual_budget).
-    pub fn set_budget(&mut self, bytes: u64) {
-        self.budget = bytes;
+    /// stays in any case. Without a number, or a call, that is half of the device's memory.
+    pub fn set_budget(&mut self, bytes: Option<u64>) {
+        self.budget = bytes.unwrap_or_else(|| usual_budget(&self.device));
         self.keep_within_budget(0);
     }
 
@@ -79,13 +82,40 @@ impl Engine {
         pool.install(|| self.run(request, watch))
     }
 
+    /// The most bytes of a card's memory that were in use at once, since it was opened; `None` on the processor.
+    #[must_use]
+    pub fn peak_card_bytes(&self) -> Option<u64> {
+        self.device.peak_card_bytes()
+    }
+
     /// Gives back the memory that is kept for the next picture's intermediate results. To have it anew
     /// costs the next picture a second or two, so this is for when none is about to be made.
     pub fn give_back(&mut self) {
-        memory::give_back();
+        self.device.give_back();
     }
 
+    /// Makes a picture; where a card's memory does not suffice, once more with nothing else on it and the VAE
+    /// in small tiles.
     fn run(&mut self, request: &Request, watch: &mut Watch<'_>) -> Result<Output> {
+        let made = self.once(request, watch);
+        let Err(Error::CardMemory { .. }) = made else { return made };
+        self.unload();
+        self.is_short = true;
+        let made = self.once(request, watch);
+        self.is_short = false;
+        if made.is_err() {
+            self.unload();
+        }
+        let mut output = made?;
+        output.warnings.push(
+            "the card's memory is short, so the picture was made with nothing else on it and decoded in \
+             small tiles"
+                .into(),
+        );
+        Ok(output)
+    }
+
+    fn once(&mut self, request: &Request, watch: &mut Watch<'_>) -> Result<Output> {
         let mut base = self.take(request)?;
         let made = self.run_with(&mut base, request, watch);
         self.loaded.push(base.loaded);
@@ -125,7 +155,8 @@ impl Engine {
         if let Some(at) = self.loaded.iter().position(|loaded| loaded.is_for(request)) {
             return Ok(Taken { loaded: self.loaded.remove(at), opened: false });
         }
-        let loaded = Loaded::open(request)?;
+        let mut loaded = Loaded::open(request, &self.device)?;
+        loaded.is_short = self.is_short;
         // Its files may have changed.
         self.loaded.retain(|other| !other.is_of(&request.checkpoint));
         self.keep_within_budget(loaded.needed_bytes(request));
@@ -143,6 +174,11 @@ impl Engine {
             self.give_back();
         }
     }
+}
+
+/// Half of the device's memory.
+fn usual_budget(device: &ops::Device) -> u64 {
+    device.memory().map_or(u64::MAX, |bytes| bytes / 2)
 }
 
 /// A base model in use.

@@ -167,6 +167,20 @@ pub enum Error {
         advice: &'static str,
     },
 
+    /// The card has less memory than the picture needs, in every way that there is to make it.
+    #[error(
+        "the card's memory is full: {wanted} more bytes were needed. Choose a smaller picture or model, close \
+         other programs that use the card, or choose the device `cpu`"
+    )]
+    CardMemory {
+        /// Bytes that were asked for last.
+        wanted: usize,
+    },
+
+    /// A card's driver gave up.
+    #[error("{0}. Choose the device `cpu` to go on, or start the program again")]
+    Card(String),
+
     /// The watcher asked to stop.
     #[error("the generation was cancelled")]
     Cancelled,
@@ -174,4 +188,13 @@ pub enum Error {
     /// A tensor operation failed. Always a bug in the engine: input is checked before it gets here.
     #[error("internal error in a tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),
+}
+
+impl From<cuda::Error> for Error {
+    fn from(error: cuda::Error) -> Error {
+        match error {
+            cuda::Error::OutOfMemory { wanted } => Error::CardMemory { wanted },
+            other => Error::Card(other.to_string()),
+        }
+    }
 }

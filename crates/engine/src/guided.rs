@@ -5,14 +5,27 @@ use candle_core::{Device, Tensor};
 use kernels::conv::Size;
 
 use crate::{
-    Conditioning, Precision, Request, Result,
+    Conditioning, Request, Result,
     adapter::{curve::position, patch::Stack},
     loaded::Loaded,
     model::unet::Prompts,
-    ops::{Map, Tokens},
+    ops::{Map, Recorded, Storage, Tokens},
     sample::{Denoise, denoiser::Prediction},
     text,
 };
+
+/// How far a card is in recording the UNet's evaluation.
+#[derive(Debug, Default)]
+enum Recording {
+    /// It has yet to be done plainly.
+    #[default]
+    Ahead,
+    /// It was done once.
+    Ready,
+    Made(Recorded),
+    /// It cannot be recorded.
+    Impossible,
+}
 
 /// The UNet as a denoiser, with classifier-free guidance (Ho & Salimans, 2022).
 pub(crate) struct Guided<'a> {
@@ -27,7 +40,9 @@ pub(crate) struct Guided<'a> {
     beside: Vec<f32>,
     prediction: Prediction,
     guidance_scale: Option<f64>,
-    precision: Precision,
+    storage: Storage,
+    /// One evaluation of the UNet as it is, where a card can repeat it: made at the second.
+    recorded: Recording,
     /// Where weights change over the steps: the stack, and the sigmas of the steps.
     over_steps: Option<(Stack, Vec<f64>)>,
 }
@@ -61,19 +76,49 @@ impl<'a> Guided<'a> {
         };
         let (batch, _, width) = context.dims3()?;
         let values = context.flatten_all()?.to_vec1::<f32>()?;
-        let context = Tokens::new(values, batch, width, request.precision);
+        let storage = loaded.storage_for(request);
+        let context = Tokens::new(&values, batch, width, &storage)?;
         let pooled: Vec<_> = pooled.into_iter().flatten().collect();
         Ok(Guided {
-            prompts: unet.read(&context, &pooled),
+            prompts: unet.read(&context, &pooled)?,
             context,
             pooled,
             beside: loaded.inpainting(request)?,
             prediction: request.prediction.unwrap_or(loaded.checkpoint.prediction),
             guidance_scale,
-            precision: request.precision,
+            storage,
+            recorded: Recording::default(),
             over_steps: stack.changes_over_steps().then(|| (stack, sigmas.to_vec())),
             loaded,
         })
+    }
+
+    /// What the UNet makes of a batch of scaled latents.
+    fn evaluate(&mut self, planes: &[f32], size: Size, timestep: f64) -> Result<Vec<f32>> {
+        let unet = self.loaded.networks().unet();
+        let waves = unet.waves(timestep, size.batch);
+        if let Recording::Made(recorded) = &self.recorded {
+            return recorded.run(planes, &waves);
+        }
+        let tokens =
+            |waves: &[f32]| Tokens::new(waves, size.batch, waves.len() / size.batch, &self.storage);
+        if let Recording::Ready = self.recorded {
+            let work = |x: Map, waves: &Tokens| unet.forward(x, waves, &self.prompts);
+            match Recorded::new(planes, size, tokens(&waves)?, work)? {
+                None => self.recorded = Recording::Impossible,
+                Some(recorded) => {
+                    let out = recorded.run(planes, &waves)?;
+                    self.recorded = Recording::Made(recorded);
+                    return Ok(out);
+                }
+            }
+        }
+        let x = Map::from_planes(planes, size, &self.storage)?;
+        let out = unet.forward(x, &tokens(&waves)?, &self.prompts)?.planes()?;
+        if let Recording::Ahead = self.recorded {
+            self.recorded = Recording::Ready;
+        }
+        Ok(out)
     }
 
     /// Brings the UNet to the weights of the step that a sigma belongs to.
@@ -84,8 +129,9 @@ impl<'a> Guided<'a> {
         // Some samplers come to a sigma by another way than the schedule did.
         let begun = sigmas[..steps].iter().filter(|begin| **begin * (1.0 + 1e-6) >= sigma).count();
         stack.position = position(begun as u32, steps as u32);
-        if self.loaded.repaint(stack, self.precision)? {
-            self.prompts = self.loaded.networks().unet().read(&self.context, &self.pooled);
+        if self.loaded.repaint(stack, self.storage.precision)? {
+            self.recorded = Recording::default();
+            self.prompts = self.loaded.networks().unet().read(&self.context, &self.pooled)?;
         }
         Ok(())
     }
@@ -101,9 +147,8 @@ impl Denoise for Guided<'_> {
         let mut planes = scalings.input(x)?.flatten_all()?.to_vec1::<f32>()?;
         planes.extend(&self.beside);
         let size = Size { batch, height, width, channels: unet.inputs() };
-        let map = Map::from_planes(&planes.repeat(batch), size, self.precision);
         let timestep = self.loaded.checkpoint.training.sigma_to_t(sigma);
-        let out = unet.forward(map, timestep, &self.prompts, self.precision).planes();
+        let out = self.evaluate(&planes.repeat(batch), size, timestep)?;
         let out = Tensor::from_vec(out, (batch, channels, height, width), &Device::Cpu)?;
         match self.guidance_scale {
             None => scalings.denoised(x, &out),

@@ -36,7 +36,7 @@ pub mod text;
 
 pub use adapter::PatchReport;
 pub use candle_core::Tensor;
-pub use device::{DeviceId, DeviceInfo, devices};
+pub use device::{DeviceId, DeviceInfo, devices, why_no_card};
 pub use engine::Engine;
 pub use error::{Error, Result};
 pub use inspect::{ModelFile, inspect};

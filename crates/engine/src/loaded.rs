@@ -8,7 +8,7 @@ use std::{
 };
 
 use candle_core::{Device, Tensor};
-use kernels::{conv::Size, memory};
+use kernels::conv::Size;
 
 use crate::{
     Conditioning, Error, Image, InitImage, PatchReport, Phase, Pooled, Precision, Progress,
@@ -19,7 +19,6 @@ use crate::{
     },
     architecture::{INPUTS, Modules},
     checkpoint::{Checkpoint, Tensors, VaeConfig, keys::Component, open_vae},
-    device,
     model::{
         clip::Clip,
         layers::Scope,
@@ -27,7 +26,7 @@ use crate::{
         unet::UNet,
         vae::{Decoder, Encoder},
     },
-    ops::Map,
+    ops::{self, Map, Storage},
     preview::Look,
     text::{
         self, Vocabulary,
@@ -39,6 +38,10 @@ use crate::{
 /// One base model with its stack.
 #[derive(Debug)]
 pub(crate) struct Loaded {
+    /// What its networks run on.
+    device: ops::Device,
+    /// Whether it works with as little memory as there is a way to.
+    pub(crate) is_short: bool,
     path: PathBuf,
     lender: Option<PathBuf>,
     vae_path: Option<PathBuf>,
@@ -57,8 +60,8 @@ pub(crate) struct Loaded {
     /// VAE weights. They have no adapters, and may be in another precision than the rest.
     vae_weights: PatchedWeights,
     networks: Option<Networks>,
-    /// TAESD for previews, with its file and the precision that it works in.
-    preview: Option<(PathBuf, Arc<Decoder>, Precision)>,
+    /// TAESD for previews, with its file and how it is stored.
+    preview: Option<(PathBuf, Arc<Decoder>, Storage)>,
     /// The last conditioning, and all that it was made of.
     conditioning: Option<(Words, Conditioning)>,
 }
@@ -117,7 +120,7 @@ impl Loaded {
     ///
     /// # Errors
     /// Those of files that are no such thing.
-    pub(crate) fn open(request: &Request) -> Result<Loaded> {
+    pub(crate) fn open(request: &Request, device: &ops::Device) -> Result<Loaded> {
         let checkpoint = Checkpoint::open_with(&request.checkpoint, request.lender.as_deref())?;
         let (vae, vae_config) = match &request.vae {
             Some(path) => {
@@ -138,6 +141,8 @@ impl Loaded {
         let modules = checkpoint.tensors.adaptable();
         let blocks = Arc::new(Blocks::of(&modules));
         Ok(Loaded {
+            device: device.clone(),
+            is_short: false,
             blocks,
             path: request.checkpoint.clone(),
             lender: request.lender.clone(),
@@ -148,8 +153,8 @@ impl Loaded {
             vae_config,
             tokenizers,
             modules,
-            weights: PatchedWeights::default(),
-            vae_weights: PatchedWeights::default(),
+            weights: PatchedWeights::on(device),
+            vae_weights: PatchedWeights::on(device),
             networks: None,
             preview: None,
             conditioning: None,
@@ -173,7 +178,7 @@ impl Loaded {
 
     /// Bytes of weights that a request will have in memory at once, about.
     pub(crate) fn needed_bytes(&self, request: &Request) -> u64 {
-        let size = |precision| if precision == Precision::Bf16 { 2 } else { 4 };
+        let size = |precision| self.storage(precision).number_bytes();
         let elements = |shape: &Vec<usize>| shape.iter().product::<usize>() as u64;
         let networks: u64 = self.modules.values().map(elements).sum();
         let vae = self.vae_tensors().modules();
@@ -187,10 +192,10 @@ impl Loaded {
     /// Fails before anything is read if the weights do not fit into what memory is left.
     pub(crate) fn require_memory(&self, request: &Request) -> Result<()> {
         let needed = self.needed_bytes(request);
-        let short = || device::available_memory().filter(|&available| available < needed);
+        let short = || self.device.available_memory().filter(|&available| available < needed);
         if short().is_some() {
             // What is kept for intermediate results is ours to give.
-            memory::give_back();
+            self.device.give_back();
         }
         match short() {
             None => Ok(()),
@@ -199,11 +204,18 @@ impl Loaded {
                 needed,
                 available,
                 advice: match request.precision {
-                    Precision::Bf16 => "Choose a smaller base model",
-                    _ => "Choose precision bf16, which takes half",
+                    precision if self.storage(precision).number_bytes() > 2 => {
+                        "Choose precision bf16, which takes half"
+                    }
+                    _ => "Choose a smaller base model",
                 },
             }),
         }
+    }
+
+    /// What its networks run on, and how numbers of a request are stored there.
+    pub(crate) fn storage_for(&self, request: &Request) -> Storage {
+        self.storage(request.precision)
     }
 
     /// Whether this is the base model of a request, and its files are as they were.
@@ -251,29 +263,30 @@ impl Loaded {
             name.contains("xl") == (architecture.native_size)(self.checkpoint.prediction).ge(&1024)
         });
         let precision = request.precision;
-        let current = self.preview.as_ref().map(|(path, _, of)| (path, *of));
+        let current = self.preview.as_ref().map(|(path, _, storage)| (path, storage.precision));
         if current == wanted.map(|path| (path, precision)) {
             return Ok(());
         }
         self.preview = None;
-        if let Some(path) = wanted {
+        if let Some(path) = wanted.filter(|_| !self.is_short) {
             let (tensors, config) = open_vae(path, architecture)?;
-            let weights = weights_of_vae(&tensors, false, precision)?;
+            let storage = self.storage(precision);
+            let weights = weights_of_vae(&tensors, false, &storage)?;
             let decoder = Decoder::new(&weights.layers().scope("vae"), config.groups)?;
-            self.preview = Some((path.clone(), Arc::new(decoder), precision));
+            self.preview = Some((path.clone(), Arc::new(decoder), storage));
         }
         Ok(())
     }
 
     /// What the latents are looked at with while they form.
     pub(crate) fn look(&self, request: &Request) -> Look {
-        let decoder =
-            self.preview.as_ref().map(|(_, decoder, precision)| (decoder.clone(), *precision));
+        let preview = self.preview.as_ref();
+        let decoder = preview.map(|(_, decoder, storage)| (decoder.clone(), storage.clone()));
         // Where memory is short, a rough preview will do.
         let pixels = u64::from(request.width) * u64::from(request.height);
         let fits = |decoder: &Decoder| {
-            device::available_memory()
-                .is_none_or(|available| decoder.peak_bytes(pixels) < available / 2)
+            let available = self.device.available_memory();
+            available.is_none_or(|available| decoder.peak_bytes(pixels) < available / 2)
         };
         let decoder = decoder.filter(|(decoder, _)| fits(decoder));
         Look { colors: self.checkpoint.architecture.colors, decoder }
@@ -377,6 +390,11 @@ impl Loaded {
     fn encodes(&self, request: &Request) -> bool {
         let inputs = self.modules.get("unet.conv_in").and_then(|shape| shape.get(1));
         request.init.is_some() || inputs.is_some_and(|inputs| *inputs != INPUTS[0])
+    }
+
+    /// How numbers of a precision are stored on its device.
+    fn storage(&self, precision: Precision) -> Storage {
+        Storage { device: self.device.clone(), precision }
     }
 
     /// What the VAE works in. A picture is not worth decoding in f16 to find that it overflowed.
@@ -541,9 +559,9 @@ impl Loaded {
                     .iter()
                     .map(|&(place, embedding, row)| (place, rows[embedding][row].as_slice()));
                 let vectors: Vec<_> = vectors.collect();
-                let (skip, precision) = (request.clip_skip, request.precision);
-                let made = clip.encode(&chunk.ids, end, &vectors, skip, precision)?;
-                let mut states = made.states.values().into_owned();
+                let (skip, storage) = (request.clip_skip, self.storage(request.precision));
+                let made = clip.encode(&chunk.ids, end, &vectors, skip, &storage)?;
+                let mut states = made.states.values()?.into_owned();
                 text::emphasis::apply(&mut states, &chunk.weights);
                 values.extend(states);
                 pooled = pooled.or(made.pooled);
@@ -635,15 +653,16 @@ impl Loaded {
         let networks = self.networks();
         let encoder = networks.encoder.as_ref().expect("built where a picture is to be encoded");
         let side = self.tile_side(networks, request)?;
-        let precision = self.vae_precision(request.precision);
+        let storage = self.storage(self.vae_precision(request.precision));
         let size = (request.height as usize / 8, request.width as usize / 8);
-        if let Some(latents) = self.encode_with(encoder, values, size, precision, side)? {
+        if let Some(latents) = self.encode_with(encoder, values, size, &storage, side)? {
             return Ok(latents);
         }
         // Half precision overflowed.
         let weights = self.vae_in_f32(true)?;
         let encoder = Encoder::new(&weights.layers().scope("vae"), self.vae_config.groups)?;
-        let latents = self.encode_with(&encoder, values, size, Precision::F32, side)?;
+        let storage = self.storage(Precision::F32);
+        let latents = self.encode_with(&encoder, values, size, &storage, side)?;
         latents.ok_or(Error::Diverged {
             phase: "encoding the picture",
             advice: "The VAE is damaged; choose another",
@@ -659,7 +678,7 @@ impl Loaded {
         encoder: &Encoder,
         values: &[f32],
         (height, width): (usize, usize),
-        precision: Precision,
+        storage: &Storage,
         side: usize,
     ) -> Result<Option<Tensor>> {
         let row = 8 * width * 3;
@@ -671,12 +690,12 @@ impl Loaded {
                 let rows = 8 * down.start..8 * down.end;
                 let part =
                     rows.flat_map(|y| &values[y * row + 24 * across.start..][..24 * across.len()]);
-                let pixels = part.copied().collect();
+                let pixels: Vec<f32> = part.copied().collect();
                 let (height, width) = (8 * down.len(), 8 * across.len());
                 let size = Size { batch: 1, height, width, channels: 3 };
-                let moments = encoder.forward(Map::new(pixels, size, precision)).into_tokens();
+                let moments = encoder.forward(Map::new(&pixels, size, storage)?)?.into_tokens();
                 let channels = moments.channels();
-                let moments = moments.values();
+                let moments = moments.values()?;
                 let mean: Vec<f32> =
                     moments.chunks(channels).flat_map(|place| &place[..4]).copied().collect();
                 let fades = tile::fades((&down, &across), axes, side, 1);
@@ -707,21 +726,22 @@ impl Loaded {
         if side < latents.dim(2)?.max(latents.dim(3)?) {
             warnings.push("the picture was decoded in tiles, as memory is short".into());
         }
-        let precision = self.vae_precision(request.precision);
-        if let Some(image) = self.decode_with(&networks.decoder, latents, precision, side)? {
+        let storage = self.storage(self.vae_precision(request.precision));
+        if let Some(image) = self.decode_with(&networks.decoder, latents, &storage, side)? {
             return Ok(image);
         }
         let broken = Error::Diverged {
             phase: "decoding the picture",
             advice: "The VAE is damaged; choose another",
         };
-        if precision == Precision::F32 {
+        if storage.precision == Precision::F32 {
             return Err(broken);
         }
         warnings.push("the VAE overflowed in half precision and was run again in f32".into());
         let weights = self.vae_in_f32(false)?;
         let decoder = self.decoder(&weights.layers().scope("vae"))?;
-        self.decode_with(&decoder, latents, Precision::F32, side)?.ok_or(broken)
+        let storage = self.storage(Precision::F32);
+        self.decode_with(&decoder, latents, &storage, side)?.ok_or(broken)
     }
 
     /// The picture, or nothing if there are values that are not numbers in it.
@@ -731,7 +751,7 @@ impl Loaded {
         &self,
         decoder: &Decoder,
         latents: &Tensor,
-        precision: Precision,
+        storage: &Storage,
         side: usize,
     ) -> Result<Option<Image>> {
         let latents = (latents / self.vae_config.scaling_factor)?;
@@ -741,9 +761,9 @@ impl Loaded {
             for across in tile::spans(width, side) {
                 let part = latents.narrow(2, down.start, down.len())?;
                 let part = part.narrow(3, across.start, across.len())?.contiguous()?;
-                let made = decoder.forward(map_of(&part, 1, precision)?).into_tokens();
+                let made = decoder.forward(map_of(&part, 1, storage)?)?.into_tokens();
                 let fades = tile::fades((&down, &across), (height, width), side, 8);
-                blend.add((8 * down.start, 8 * across.start), &made.values(), &fades.0, &fades.1);
+                blend.add((8 * down.start, 8 * across.start), &made.values()?, &fades.0, &fades.1);
             }
         }
         let values = blend.finish();
@@ -766,7 +786,10 @@ impl Loaded {
         let whole = request.width.max(request.height) as usize / 8;
         let pixels = u64::from(request.width) * u64::from(request.height);
         let decoder = &networks.decoder;
-        let Some(available) = device::available_memory() else { return Ok(whole) };
+        if self.is_short {
+            return Ok(whole.min(2 * tile::SMALLEST));
+        }
+        let Some(available) = self.device.available_memory() else { return Ok(whole) };
         if decoder.peak_bytes(pixels) <= available {
             return Ok(whole);
         }
@@ -780,7 +803,7 @@ impl Loaded {
     }
 
     fn vae_in_f32(&self, encoder: bool) -> Result<PatchedWeights> {
-        weights_of_vae(self.vae_tensors(), encoder, Precision::F32)
+        weights_of_vae(self.vae_tensors(), encoder, &self.storage(Precision::F32))
     }
 }
 
@@ -828,14 +851,10 @@ fn place_of(component: Component) -> Place {
 }
 
 /// The weights of a VAE's decoder, and of its encoder where that is needed.
-fn weights_of_vae(
-    tensors: &Tensors,
-    encoder: bool,
-    precision: Precision,
-) -> Result<PatchedWeights> {
-    let mut weights = PatchedWeights::default();
+fn weights_of_vae(tensors: &Tensors, encoder: bool, storage: &Storage) -> Result<PatchedWeights> {
+    let mut weights = PatchedWeights::on(&storage.device);
     let (modules, plain) = (vae_modules(tensors, encoder), Stack::default());
-    let outdated = weights.outdated(modules.into_iter(), &plain, precision);
+    let outdated = weights.outdated(modules.into_iter(), &plain, storage.precision);
     let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
     let mut tally = Tally::new(Phase::Decode, outdated.len(), &mut watch)?;
     weights.make(tensors, &plain, outdated, &mut tally)?;
@@ -853,11 +872,11 @@ fn vae_modules(tensors: &Tensors, encoder: bool) -> Vec<String> {
 }
 
 /// Latents `(1, 4, h, w)` as a map of `batch` equal images.
-pub(crate) fn map_of(latents: &Tensor, batch: usize, precision: Precision) -> Result<Map> {
+pub(crate) fn map_of(latents: &Tensor, batch: usize, storage: &Storage) -> Result<Map> {
     let (_, channels, height, width) = latents.dims4()?;
     let planes = latents.flatten_all()?.to_vec1::<f32>()?;
     let size = Size { batch, height, width, channels };
-    Ok(Map::from_planes(&planes.repeat(batch), size, precision))
+    Map::from_planes(&planes.repeat(batch), size, storage)
 }
 
 /// Whether all values are numbers.
@@ -883,7 +902,8 @@ mod tests {
         (wanted.width, wanted.height) = (side, side);
         let image = picture.clone();
         wanted.init = Some(crate::InitImage { image, denoising_strength: 0.0, mask: None });
-        let mut loaded = Loaded::open(&wanted).unwrap();
+        let mut loaded = Loaded::open(&wanted, &ops::Device::Host).unwrap();
+        let storage = loaded.storage(Precision::F32);
         let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
         loaded.prepare(&wanted, true, &mut Vec::new(), &mut watch).unwrap();
         let networks = loaded.networks();
@@ -891,7 +911,7 @@ mod tests {
 
         let values: Vec<f32> = picture.pixels.iter().map(|&color| from_byte(color)).collect();
         let latents = |side| {
-            let made = loaded.encode_with(encoder, &values, (48, 48), Precision::F32, side);
+            let made = loaded.encode_with(encoder, &values, (48, 48), &storage, side);
             made.unwrap().unwrap()
         };
         let (whole, tiled) = (latents(48), latents(32));
@@ -899,7 +919,7 @@ mod tests {
         assert!(apart > 0.0 && apart < 0.1, "latents {apart}");
 
         let decoded = |side| {
-            let made = loaded.decode_with(&networks.decoder, &whole, Precision::F32, side);
+            let made = loaded.decode_with(&networks.decoder, &whole, &storage, side);
             made.unwrap().unwrap().pixels
         };
         let (whole, tiled) = (decoded(48), decoded(32));

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use crate::{
-    Error, Image, Precision, Result,
+    Error, Image, Result,
     loaded::{map_of, to_byte},
     model::vae::Decoder,
+    ops::Storage,
 };
 
 /// What latents look like: a linear fit of a VAE's decoder.
@@ -57,8 +58,8 @@ pub struct Estimate<'a> {
 #[derive(Debug, Clone)]
 pub struct Look {
     pub(crate) colors: &'static Colors,
-    /// TAESD, with the precision that it works in.
-    pub(crate) decoder: Option<(Arc<Decoder>, Precision)>,
+    /// TAESD, with how it is stored.
+    pub(crate) decoder: Option<(Arc<Decoder>, Storage)>,
 }
 
 impl Estimate<'_> {
@@ -69,13 +70,13 @@ impl Estimate<'_> {
     /// Fails if the latents have another shape.
     pub fn preview(&self) -> Result<Image> {
         match &self.look.decoder {
-            Some((decoder, precision)) => {
-                let picture = decoder.forward(map_of(self.latents, 1, *precision)?);
+            Some((decoder, storage)) => {
+                let picture = decoder.forward(map_of(self.latents, 1, storage)?)?;
                 let size = picture.size();
                 Ok(Image {
                     width: size.width as u32,
                     height: size.height as u32,
-                    pixels: picture.into_tokens().values().iter().map(|&c| to_byte(c)).collect(),
+                    pixels: picture.into_tokens().values()?.iter().map(|&c| to_byte(c)).collect(),
                 })
             }
             None => preview(self.latents, self.look.colors),

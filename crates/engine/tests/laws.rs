@@ -267,11 +267,11 @@ fn base_models_stay_loaded_within_a_budget() {
     };
     let resting = 4 * (elements("unet.") + elements("vae.decoder."));
     let coming = 4 * (elements("unet.") + elements("text_encoder.") + elements("vae."));
-    engine.set_budget((resting + coming) as u64);
+    engine.set_budget(Some((resting + coming) as u64));
     assert!(loads(engine, "third"));
     assert!(!loads(engine, "second"), "it was used after the first");
     assert!(loads(engine, "model"), "it had to go");
-    engine.set_budget(0);
+    engine.set_budget(Some(0));
     assert!(loads(engine, "model") && loads(engine, "second") && !loads(engine, "second"));
 }
 

@@ -32,7 +32,7 @@ use crate::{
     checkpoint::Tensors,
     device,
     model::layers::Layers,
-    ops::{Role, Weights},
+    ops::{Change, Device, Remains, Role, Storage, Weights},
     text::embedding::Embedding,
 };
 
@@ -219,14 +219,25 @@ impl<'a, 'w> Tally<'a, 'w> {
 type Recipe = Vec<Share>;
 
 /// The working weights of one base model under the latest stack.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct PatchedWeights {
     layers: Layers,
     recipes: HashMap<String, Recipe>,
+    device: Device,
     precision: Option<Precision>,
 }
 
 impl PatchedWeights {
+    /// None yet.
+    pub(crate) fn on(device: &Device) -> PatchedWeights {
+        PatchedWeights {
+            layers: Layers::default(),
+            recipes: HashMap::new(),
+            device: device.clone(),
+            precision: None,
+        }
+    }
+
     /// The layers of everything that was prepared.
     pub(crate) fn layers(&self) -> &Layers {
         &self.layers
@@ -253,7 +264,8 @@ impl PatchedWeights {
         precision: Precision,
     ) -> Vec<(String, Recipe)> {
         if self.precision != Some(precision) {
-            *self = PatchedWeights { precision: Some(precision), ..PatchedWeights::default() };
+            *self =
+                PatchedWeights { precision: Some(precision), ..PatchedWeights::on(&self.device) };
         }
         wanted
             .filter_map(|module| {
@@ -280,17 +292,26 @@ impl PatchedWeights {
         outdated: Vec<(String, Recipe)>,
         tally: &mut Tally<'_, '_>,
     ) -> Result<()> {
-        for (module, _) in &outdated {
-            self.layers.modules.remove(module);
-            self.recipes.remove(module);
-        }
+        let old: Vec<Remains> = (outdated.iter())
+            .map(|(module, _)| {
+                self.recipes.remove(module);
+                let weights = self.layers.modules.remove(module);
+                weights.map(|weights| weights.remains()).unwrap_or_default()
+            })
+            .collect();
         self.layers.path = tensors.path().to_owned();
         let precision = self.precision.expect("set when the outdated modules were listed");
+        let storage = Storage { device: self.device.clone(), precision };
+        let mut old = old.as_slice();
         for batch in outdated.chunks(BATCH) {
             let made: Vec<Weights> = batch
                 .par_iter()
-                .map(|(module, _)| patched(tensors, stack, module, precision))
+                .zip(old)
+                .map(|((module, _), remains)| {
+                    patched(tensors, stack, module, &storage, remains.clone())
+                })
                 .collect::<Result<_>>()?;
+            old = &old[batch.len()..];
             for ((module, recipe), weights) in batch.iter().zip(made) {
                 self.layers.modules.insert(module.clone(), weights);
                 self.recipes.insert(module.clone(), recipe.clone());
@@ -306,7 +327,8 @@ fn patched(
     tensors: &Tensors,
     stack: &Stack,
     module: &str,
-    precision: Precision,
+    storage: &Storage,
+    remains: Remains,
 ) -> Result<Weights> {
     let base = tensors.weight(module)?;
     let mut bias = tensors.bias(module, base.shape[0])?;
@@ -326,16 +348,12 @@ fn patched(
         (None, Some(change)) => bias = Some(change.clone()),
         (_, None) => {}
     }
-    let width: usize = base.shape[1..].iter().product();
-    let rows = |first: usize, to: &mut [f32]| {
-        base.read(first, to)?;
-        if let Some(rest) = &delta.rest {
-            add(to, &rest[first * width..]);
-        }
-        Ok(())
-    };
-    let form = (Role::of(module), precision);
-    Weights::new(&base.shape, bias.as_deref(), form, &delta.factors(), rows)
+    let origin = |(coat, _): (&Coat, f64)| (coat.fitted.adapter.hash(), coat.rank_limit);
+    let key: Vec<_> = stack.acting(module).map(origin).collect();
+    let change = Change { factors: &delta.factors(), rest: delta.rest.as_deref(), key: &key };
+    let form = (Role::of(module), storage);
+    let rows = |first: usize, to: &mut [f32]| base.read(first, to);
+    Weights::new(&base.shape, bias.as_deref(), form, &change, remains, rows)
 }
 
 fn add(to: &mut [f32], change: &[f32]) {
@@ -481,7 +499,8 @@ mod tests {
     fn a_thousand_changes_leave_no_trace() {
         for precision in [Precision::F32, Precision::Bf16] {
             let mut bench = Bench::new();
-            let (mut plain, mut weights) = (PatchedWeights::default(), PatchedWeights::default());
+            let (mut plain, mut weights) =
+                (PatchedWeights::on(&Device::Host), PatchedWeights::on(&Device::Host));
             bench.patch(&mut plain, &[], precision);
             let mut dice = Dice(7);
             let mut stack = Vec::new();
@@ -490,7 +509,7 @@ mod tests {
                 let uses = bench.uses(&stack);
                 bench.patch(&mut weights, &uses, precision);
                 if round % 100 == 99 {
-                    let mut fresh = PatchedWeights::default();
+                    let mut fresh = PatchedWeights::on(&Device::Host);
                     bench.patch(&mut fresh, &uses, precision);
                     assert!(bits(&weights) == bits(&fresh), "round {round}: {stack:?}");
                     let patched = stack.iter().any(|(_, weight)| *weight != 0.0);
@@ -506,7 +525,7 @@ mod tests {
     #[test]
     fn a_slider_touches_what_its_adapter_acts_on() {
         let mut bench = Bench::new();
-        let mut weights = PatchedWeights::default();
+        let mut weights = PatchedWeights::on(&Device::Host);
         let mut uses = bench.uses(&[("a", 0.5), ("b", 0.3)]);
         assert_eq!(bench.patch(&mut weights, &uses, Precision::F32).len(), bench.modules.len());
         assert!(bench.patch(&mut weights, &uses, Precision::F32).is_empty(), "nothing changed");
@@ -527,7 +546,7 @@ mod tests {
     #[test]
     fn blocks_and_ranks_are_chosen() {
         let mut bench = Bench::new();
-        let mut weights = PatchedWeights::default();
+        let mut weights = PatchedWeights::on(&Device::Host);
         let mut uses = bench.uses(&[("a", 0.5)]);
         bench.patch(&mut weights, &uses, Precision::F32);
         let blocks = bench.blocks.clone();

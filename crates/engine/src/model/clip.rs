@@ -1,10 +1,10 @@
 //! The text encoder: CLIP's text transformer (Radford et al., 2021), with its pooled output.
 
 use crate::{
-    Error, Precision, Result,
+    Error, Result,
     architecture::States,
     model::layers::Scope,
-    ops::{self, Activation, Linear, Norm, Tokens, Weights},
+    ops::{self, Activation, Linear, Norm, Storage, Tokens, Weights},
 };
 
 /// Tokens per chunk, start and end included: the length the position table was trained for.
@@ -118,7 +118,7 @@ impl Clip {
         end: usize,
         vectors: &[(usize, &[f32])],
         clip_skip: u32,
-        precision: Precision,
+        storage: &Storage,
     ) -> Result<Encoded> {
         let skip = match self.states {
             States::Normalized => clip_skip,
@@ -139,24 +139,24 @@ impl Clip {
             let place = self.positions.row(position);
             x.extend(token.iter().zip(place).map(|(token, place)| token + place));
         }
-        let mut x = Tokens::new(x, 1, self.width(), precision);
+        let mut x = Tokens::new(&x, 1, self.width(), storage)?;
         for layer in &self.layers[..depth] {
-            x = layer.forward(x, self.activation);
+            x = layer.forward(x, self.activation)?;
         }
         let states = match self.states {
-            States::Normalized => ops::layer_norm(&self.final_norm, &x),
+            States::Normalized => ops::layer_norm(&self.final_norm, &x)?,
             States::Penultimate => x.clone(),
         };
-        let pooled = self.projection.as_ref().map(|projection| {
+        let pooled = self.projection.as_ref().map(|projection| -> Result<_> {
             for layer in &self.layers[depth..] {
-                x = layer.forward(x.clone(), self.activation);
+                x = layer.forward(x.clone(), self.activation)?;
             }
-            let last = ops::layer_norm(&self.final_norm, &x);
-            let token = last.values()[end * self.width()..][..self.width()].to_vec();
-            let token = Tokens::new(token, 1, self.width(), precision);
-            ops::linear(projection, &token).values().into_owned()
+            let last = ops::layer_norm(&self.final_norm, &x)?;
+            let token = &last.values()?[end * self.width()..][..self.width()];
+            let token = Tokens::new(token, 1, self.width(), storage)?;
+            Ok(ops::linear(projection, &token)?.values()?.into_owned())
         });
-        Ok(Encoded { states, pooled })
+        Ok(Encoded { states, pooled: pooled.transpose()? })
     }
 }
 
@@ -177,12 +177,12 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: Tokens, activation: Activation) -> Tokens {
-        let h = ops::layer_norm(&self.norm1, &x);
-        let (q, k) = (ops::linear(&self.q, &h), ops::linear(&self.k, &h));
-        let h = ops::attention(&q, &k, &ops::linear(&self.v, &h), self.heads, true);
-        let x = ops::linear_plus(&self.out, &h, &x);
-        let h = ops::linear_then(&self.fc1, activation, &ops::layer_norm(&self.norm2, &x));
+    fn forward(&self, x: Tokens, activation: Activation) -> Result<Tokens> {
+        let h = ops::layer_norm(&self.norm1, &x)?;
+        let (q, k) = (ops::linear(&self.q, &h)?, ops::linear(&self.k, &h)?);
+        let h = ops::attention(&q, &k, &ops::linear(&self.v, &h)?, self.heads, true)?;
+        let x = ops::linear_plus(&self.out, &h, &x)?;
+        let h = ops::linear_then(&self.fc1, activation, &ops::layer_norm(&self.norm2, &x)?)?;
         ops::linear_plus(&self.fc2, &h, &x)
     }
 }

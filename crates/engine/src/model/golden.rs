@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use kernels::conv::Size;
 
 use crate::{
-    Precision::F32,
+    Precision,
     architecture::{Heads, States},
     model::{
         clip::{Clip, ClipConfig},
@@ -17,7 +17,7 @@ use crate::{
         unet::{UNet, UNetConfig, sinusoid},
         vae::{Decoder, Encoder},
     },
-    ops::{Activation, Map, Role, Tokens, Weights},
+    ops::{Activation, Change, Device, Map, Remains, Role, Storage, Tokens, Weights},
     testing::{apart, given, golden, tensors},
 };
 
@@ -81,12 +81,23 @@ const REFINER: Case = Case { name: "refiner", ..SDXL };
 /// rounding is about a tenth of this.
 const TOLERANCE: f64 = 1e-5;
 
+const HOST: Storage = Storage { device: Device::Host, precision: Precision::F32 };
+
+/// The processor, and a card whose kernels the processor runs one thread after the other: for models that
+/// are small enough for that.
+fn devices() -> [Storage; 2] {
+    [HOST, Storage { device: Device::Card(cuda::Card::emulated()), ..HOST }]
+}
+
+/// No adapters.
+const NONE: Change<'_> = Change { factors: &[], rest: None, key: &[] };
+
 fn flat(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// The layers of one network.
-fn layers(case: &Case, part: &str) -> Layers {
+fn layers(case: &Case, part: &str, storage: &Storage) -> Layers {
     let mut tensors = tensors(case.name);
     tensors.retain(|name, _| name.starts_with(&format!("{part}.")));
     let mut layers = Layers::default();
@@ -99,17 +110,19 @@ fn layers(case: &Case, part: &str) -> Layers {
             to.copy_from_slice(&values[first * width..][..to.len()]);
             Ok(())
         };
-        let form = (Role::of(module), F32);
-        let weights = Weights::new(weight.dims(), bias.as_deref(), form, &[], rows).unwrap();
+        let form = (Role::of(module), storage);
+        let weights =
+            Weights::new(weight.dims(), bias.as_deref(), form, &NONE, Remains::default(), rows);
+        let weights = weights.unwrap();
         layers.modules.insert(module.to_owned(), weights);
     }
     layers
 }
 
 /// An input `(B, C, H, W)` as a map.
-fn map(planes: &Tensor) -> Map {
+fn map(planes: &Tensor, storage: &Storage) -> Map {
     let (batch, channels, height, width) = planes.dims4().unwrap();
-    Map::from_planes(&flat(planes), Size { batch, height, width, channels }, F32)
+    Map::from_planes(&flat(planes), Size { batch, height, width, channels }, storage).unwrap()
 }
 
 fn check(what: &str, ours: Vec<f32>, reference: &Tensor) {
@@ -118,14 +131,14 @@ fn check(what: &str, ours: Vec<f32>, reference: &Tensor) {
     assert!(apart < TOLERANCE, "{what}: {apart:e} from the reference");
 }
 
-fn text_encoder(case: &Case, golden: &HashMap<String, Tensor>) {
-    let layers = layers(case, "text_encoder");
+fn text_encoder(case: &Case, golden: &HashMap<String, Tensor>, storage: &Storage) {
+    let layers = layers(case, "text_encoder", storage);
     let clip = Clip::new(&layers.scope("text_encoder"), case.clip).unwrap();
     for (clip_skip, name) in [(1, "text.last"), (2, "text.skip2")] {
-        let encoded = clip.encode(&ids(golden), 21, &[], clip_skip, F32).unwrap();
+        let encoded = clip.encode(&ids(golden), 21, &[], clip_skip, storage).unwrap();
         check(
             &format!("{} {name}", case.name),
-            encoded.states.values().into_owned(),
+            encoded.states.values().unwrap().into_owned(),
             &golden[name],
         );
         assert_eq!(encoded.pooled, None);
@@ -138,19 +151,19 @@ fn ids(golden: &HashMap<String, Tensor>) -> Vec<u32> {
 }
 
 /// SDXL's two, or the refiner's one.
-fn pooled_text_encoders(case: &Case, golden: &HashMap<String, Tensor>) {
+fn pooled_text_encoders(case: &Case, golden: &HashMap<String, Tensor>, storage: &Storage) {
     let second = ClipConfig { heads: 2, activation: Activation::Gelu, ..case.clip };
     for (part, name, config) in
         [("text_encoder", "text.states", case.clip), ("text_encoder_2", "text2.states", second)]
     {
         let Some(states) = golden.get(name) else { continue };
-        let layers = layers(case, part);
+        let layers = layers(case, part, storage);
         let clip = Clip::new(&layers.scope(part), config).unwrap();
         // Skip 1 is the last but one here too.
         for clip_skip in [1, 2] {
-            let encoded = clip.encode(&ids(golden), 21, &[], clip_skip, F32).unwrap();
+            let encoded = clip.encode(&ids(golden), 21, &[], clip_skip, storage).unwrap();
             let what = format!("{} {name}", case.name);
-            check(&what, encoded.states.values().into_owned(), states);
+            check(&what, encoded.states.values().unwrap().into_owned(), states);
             assert_eq!(encoded.pooled.is_some(), part == "text_encoder_2");
             if let Some(pooled) = encoded.pooled {
                 check(&format!("{what} pooled"), pooled, &golden["text2.pooled"]);
@@ -160,8 +173,8 @@ fn pooled_text_encoders(case: &Case, golden: &HashMap<String, Tensor>) {
 }
 
 /// With odd sides on the way down, and with one and two chunks of prompt.
-fn unet(case: &Case, golden: &HashMap<String, Tensor>) {
-    let layers = layers(case, "unet");
+fn unet(case: &Case, golden: &HashMap<String, Tensor>, storage: &Storage) {
+    let layers = layers(case, "unet", storage);
     let context = case.context();
     let config = UNetConfig { heads: case.heads, groups: case.groups, eps: 1e-5, size_width: 256 };
     let unet = UNet::new(&layers.scope("unet"), context, config).unwrap();
@@ -170,14 +183,13 @@ fn unet(case: &Case, golden: &HashMap<String, Tensor>) {
     let beside: Vec<_> = pooled.chunks(128).map(<[f32]>::to_vec).zip(case.sizes()).collect();
     for (t, length) in [(999.0, 77), (541.375, 154), (0.5, 77)] {
         let prompts = flat(&given(&format!("context {length}"), &[2, length, context]));
-        let out = unet.forward(
-            map(&x),
-            t,
-            &unet.read(&Tokens::new(prompts, 2, context, F32), &beside),
-            F32,
-        );
+        let prompts = Tokens::new(&prompts, 2, context, storage).unwrap();
+        let prompts = unet.read(&prompts, &beside).unwrap();
+        let waves = unet.waves(t, 2);
+        let waves = Tokens::new(&waves, 2, waves.len() / 2, storage).unwrap();
+        let out = unet.forward(map(&x, storage), &waves, &prompts).unwrap();
         let name = format!("unet.{t:?}.{length}");
-        check(&format!("{} {name}", case.name), out.planes(), &golden[&name]);
+        check(&format!("{} {name}", case.name), out.planes().unwrap(), &golden[&name]);
 
         let name = format!("sinusoid.{t:?}");
         let width = golden[&name].dims()[1];
@@ -185,15 +197,16 @@ fn unet(case: &Case, golden: &HashMap<String, Tensor>) {
     }
 }
 
-fn vae(case: &Case, golden: &HashMap<String, Tensor>) {
-    let layers = layers(case, "vae");
+fn vae(case: &Case, golden: &HashMap<String, Tensor>, storage: &Storage) {
+    let layers = layers(case, "vae", storage);
     let picture = (given("picture", &[1, 3, 48, 32]) / 3f64.sqrt()).unwrap();
     let encoder = Encoder::new(&layers.scope("vae"), case.vae_groups).unwrap();
-    let moments = encoder.forward(map(&picture)).planes();
+    let moments = encoder.forward(map(&picture, storage)).unwrap().planes().unwrap();
     check(&format!("{} moments", case.name), moments, &golden["vae.moments"]);
 
     let decoder = Decoder::new(&layers.scope("vae"), case.vae_groups).unwrap();
-    let decoded = decoder.forward(map(&given("vae latents", &[1, 4, 3, 5]))).planes();
+    let decoded = decoder.forward(map(&given("vae latents", &[1, 4, 3, 5]), storage)).unwrap();
+    let decoded = decoded.planes().unwrap();
     check(&format!("{} picture", case.name), decoded, &golden["vae.picture"]);
 }
 
@@ -226,43 +239,48 @@ impl Case {
 fn sdxl_networks_agree_with_the_references() {
     for case in [SDXL, REFINER] {
         let golden = golden(&format!("networks/{}.safetensors", case.name));
-        pooled_text_encoders(&case, &golden);
-        unet(&case, &golden);
+        pooled_text_encoders(&case, &golden, &HOST);
+        unet(&case, &golden, &HOST);
     }
 }
 
 #[test]
 fn taesd_agrees_with_diffusers() {
     let golden = golden("networks/taesd.safetensors");
-    let layers = layers(&Case { name: "taesd", ..SD15 }, "vae");
-    let picture = (given("picture", &[1, 3, 48, 32]) / 3f64.sqrt()).unwrap();
-    let encoder = Encoder::new(&layers.scope("vae"), 1).unwrap();
-    assert!(matches!(encoder, Encoder::Tiny(_)));
-    check("taesd latents", encoder.forward(map(&picture)).planes(), &golden["vae.latents"]);
-    let decoder = Decoder::new(&layers.scope("vae"), 1).unwrap();
-    let decoded = decoder.forward(map(&given("vae latents", &[1, 4, 3, 5]))).planes();
-    check("taesd picture", decoded, &golden["vae.picture"]);
+    for storage in &devices() {
+        let layers = layers(&Case { name: "taesd", ..SD15 }, "vae", storage);
+        let picture = (given("picture", &[1, 3, 48, 32]) / 3f64.sqrt()).unwrap();
+        let encoder = Encoder::new(&layers.scope("vae"), 1).unwrap();
+        assert!(matches!(encoder, Encoder::Tiny(_)));
+        let latents = encoder.forward(map(&picture, storage)).unwrap();
+        check("taesd latents", latents.planes().unwrap(), &golden["vae.latents"]);
+        let decoder = Decoder::new(&layers.scope("vae"), 1).unwrap();
+        let decoded = decoder.forward(map(&given("vae latents", &[1, 4, 3, 5]), storage)).unwrap();
+        check("taesd picture", decoded.planes().unwrap(), &golden["vae.picture"]);
+    }
 }
 
 #[test]
 fn sd21_networks_agree_with_the_references() {
     let golden = golden("networks/sd21.safetensors");
-    text_encoder(&SD21, &golden);
-    unet(&SD21, &golden);
+    text_encoder(&SD21, &golden, &HOST);
+    unet(&SD21, &golden, &HOST);
 }
 
 #[test]
 fn tiny_networks_agree_with_the_references() {
     let golden = golden("networks/tiny.safetensors");
-    text_encoder(&TINY, &golden);
-    unet(&TINY, &golden);
-    vae(&TINY, &golden);
+    for storage in devices() {
+        text_encoder(&TINY, &golden, &storage);
+        unet(&TINY, &golden, &storage);
+        vae(&TINY, &golden, &storage);
+    }
 }
 
 #[test]
 fn sd15_networks_agree_with_the_references() {
     let golden = golden("networks/sd15.safetensors");
-    text_encoder(&SD15, &golden);
-    unet(&SD15, &golden);
-    vae(&SD15, &golden);
+    text_encoder(&SD15, &golden, &HOST);
+    unet(&SD15, &golden, &HOST);
+    vae(&SD15, &golden, &HOST);
 }

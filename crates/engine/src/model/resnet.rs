@@ -65,14 +65,15 @@ impl Resnet {
     /// * `x`: `(B, H, W, inputs)`
     /// * `time`: SiLU of the time embedding, `(B, 1, width)`
     /// * returns `(B, H, W, channels)`
-    pub(crate) fn forward(&self, x: Map, time: Option<&Tokens>) -> Map {
+    pub(crate) fn forward(&self, x: Map, time: Option<&Tokens>) -> Result<Map> {
         let time = self.time.as_ref().zip(time).map(|(layer, time)| ops::linear(layer, time));
+        let time = time.transpose()?;
         // Each map goes as soon as nothing needs it: a VAE's largest are hundreds of megabytes.
-        let h = ops::group_norm_silu(&self.norm1, self.groups, &x);
-        let h = ops::conv_plus(&self.conv1, &{ h }, time.as_ref(), None);
-        let h = ops::group_norm_silu(&self.norm2, self.groups, &{ h });
+        let h = ops::group_norm_silu(&self.norm1, self.groups, &x)?;
+        let h = ops::conv_plus(&self.conv1, &{ h }, time.as_ref(), None)?;
+        let h = ops::group_norm_silu(&self.norm2, self.groups, &{ h })?;
         let x = match &self.shortcut {
-            Some(shortcut) => ops::linear_map(shortcut, &{ x }),
+            Some(shortcut) => ops::linear_map(shortcut, &{ x })?,
             None => x,
         };
         ops::conv_plus(&self.conv2, &h, None, Some(&x))

@@ -4,7 +4,7 @@
 use crate::{
     Result,
     model::layers::Scope,
-    ops::{self, Conv, Map},
+    ops::{self, Conv, Function, Map},
 };
 
 /// Layers that are looked for; those without weights have numbers too.
@@ -55,15 +55,15 @@ impl TinyDecoder {
 
     /// * `latents`: of unit variance, `(B, H, W, 4)`
     /// * returns `(B, 8 H, 8 W, 3)`, -1 to 1
-    pub(crate) fn forward(&self, latents: &Map) -> Map {
-        let mut x = ops::each(latents, |x| 3.0 * libm::tanhf(x / 3.0));
+    pub(crate) fn forward(&self, latents: &Map) -> Result<Map> {
+        let mut x = ops::each(latents, Function::SoftClamp)?;
         for (i, layer) in self.0.iter().enumerate() {
-            x = layer.forward(x);
+            x = layer.forward(x)?;
             if i == 0 {
-                x = ops::each(&x, relu);
+                x = ops::each(&x, Function::Relu)?;
             }
         }
-        ops::each(&x, |x| 2.0 * x - 1.0)
+        ops::each(&x, Function::Affine(2.0, -1.0))
     }
 }
 
@@ -78,14 +78,10 @@ impl TinyEncoder {
 
     /// * `picture`: `(B, H, W, 3)`, -1 to 1
     /// * returns latents of unit variance, `(B, H / 8, W / 8, 4)`
-    pub(crate) fn forward(&self, picture: &Map) -> Map {
-        let x = ops::each(picture, |x| (x + 1.0) / 2.0);
-        self.0.iter().fold(x, |x, layer| layer.forward(x))
+    pub(crate) fn forward(&self, picture: &Map) -> Result<Map> {
+        let x = ops::each(picture, Function::Affine(0.5, 0.5))?;
+        self.0.iter().try_fold(x, |x, layer| layer.forward(x))
     }
-}
-
-fn relu(x: f32) -> f32 {
-    x.max(0.0)
 }
 
 /// The layers from `inputs` channels on, and the channels of their result. A convolution between the first
@@ -122,7 +118,8 @@ fn layers(
 }
 
 impl Layer {
-    fn forward(&self, x: Map) -> Map {
+    fn forward(&self, x: Map) -> Result<Map> {
+        let relu = |x: &Map| ops::each(x, Function::Relu);
         match self {
             Layer::Conv(conv) | Layer::Down(conv) => ops::conv(conv, &ops::padded(&x)),
             Layer::Up(conv) => {
@@ -130,9 +127,9 @@ impl Layer {
                 ops::conv_doubled(conv, &x, 2 * size.height, 2 * size.width)
             }
             Layer::Block([first, second, third]) => {
-                let h = ops::each(&ops::conv(first, &ops::padded(&x)), relu);
-                let h = ops::each(&ops::conv(second, &ops::padded(&h)), relu);
-                ops::each(&ops::conv_plus(third, &ops::padded(&h), None, Some(&x)), relu)
+                let h = relu(&ops::conv(first, &ops::padded(&x))?)?;
+                let h = relu(&ops::conv(second, &ops::padded(&h))?)?;
+                relu(&ops::conv_plus(third, &ops::padded(&h), None, Some(&x))?)
             }
         }
     }

@@ -58,21 +58,29 @@ impl Transformer {
     }
 
     /// What its blocks read of a prompt `(B, S, context)`: the same in every step.
-    pub(crate) fn read<'a>(&'a self, prompt: &'a Tokens) -> impl Iterator<Item = Keys> + 'a {
+    pub(crate) fn read<'a>(
+        &'a self,
+        prompt: &'a Tokens,
+    ) -> impl Iterator<Item = Result<Keys>> + 'a {
         self.blocks.iter().map(|block| block.attn2.keys(prompt))
     }
 
     /// * `x`: `(B, H, W, C)`
     /// * `prompt`: what [`read`](Transformer::read) gave, from this transformer's first block on
     /// * returns `(B, H, W, C)`
-    pub(crate) fn forward<'a>(&self, x: Map, prompt: &mut impl Iterator<Item = &'a Keys>) -> Map {
+    pub(crate) fn forward<'a>(
+        &self,
+        x: Map,
+        prompt: &mut impl Iterator<Item = &'a Keys>,
+    ) -> Result<Map> {
         let size = x.size();
-        let h = ops::group_norm(&self.norm, self.groups, &x).into_tokens();
-        let mut h = ops::linear(&self.proj_in, &{ h });
+        let h = ops::group_norm(&self.norm, self.groups, &x)?.into_tokens();
+        let mut h = ops::linear(&self.proj_in, &{ h })?;
         for (block, keys) in self.blocks.iter().zip(prompt) {
-            h = block.forward(h, keys);
+            h = block.forward(h, keys)?;
         }
-        ops::linear_plus(&self.proj_out, &h, &x.into_tokens()).into_map(size.height, size.width)
+        let h = ops::linear_plus(&self.proj_out, &h, &x.into_tokens())?;
+        Ok(h.into_map(size.height, size.width))
     }
 }
 
@@ -112,14 +120,14 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: Tokens, prompt: &Keys) -> Tokens {
+    fn forward(&self, x: Tokens, prompt: &Keys) -> Result<Tokens> {
         // What is no longer needed goes at once: its memory, still in the cache, takes what comes next.
-        let h = ops::layer_norm(&self.norm1, &x);
-        let keys = self.attn1.keys(&h);
-        let x = self.attn1.forward(&{ h }, &{ keys }, &{ x });
-        let x = self.attn2.forward(&ops::layer_norm(&self.norm2, &x), prompt, &{ x });
-        let h = ops::layer_norm(&self.norm3, &x);
-        let h = ops::linear_then(&self.ff_in, Activation::Geglu, &{ h });
+        let h = ops::layer_norm(&self.norm1, &x)?;
+        let keys = self.attn1.keys(&h)?;
+        let x = self.attn1.forward(&{ h }, &{ keys }, &{ x })?;
+        let x = self.attn2.forward(&ops::layer_norm(&self.norm2, &x)?, prompt, &{ x })?;
+        let h = ops::layer_norm(&self.norm3, &x)?;
+        let h = ops::linear_then(&self.ff_in, Activation::Geglu, &{ h })?;
         ops::linear_plus(&self.ff_out, &h, &x)
     }
 }
@@ -146,15 +154,20 @@ impl Attention {
     }
 
     /// What there is to see of a context.
-    fn keys(&self, context: &Tokens) -> Keys {
-        let (keys, values) = (ops::linear(&self.to_k, context), ops::linear(&self.to_v, context));
-        Keys { keys, values }
+    fn keys(&self, context: &Tokens) -> Result<Keys> {
+        let (keys, values) = (ops::linear(&self.to_k, context)?, ops::linear(&self.to_v, context)?);
+        Ok(Keys { keys, values })
     }
 
     /// Attention of `x`, plus `residual`.
-    fn forward(&self, x: &Tokens, Keys { keys, values }: &Keys, residual: &Tokens) -> Tokens {
-        let q = ops::linear(&self.to_q, x);
-        let h = ops::attention(&{ q }, keys, values, self.heads, false);
+    fn forward(
+        &self,
+        x: &Tokens,
+        Keys { keys, values }: &Keys,
+        residual: &Tokens,
+    ) -> Result<Tokens> {
+        let q = ops::linear(&self.to_q, x)?;
+        let h = ops::attention(&{ q }, keys, values, self.heads, false)?;
         ops::linear_plus(&self.to_out, &h, residual)
     }
 }

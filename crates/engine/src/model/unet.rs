@@ -4,7 +4,7 @@
 //! and where attention sits are read from the names of the weights.
 
 use crate::{
-    Precision, Result,
+    Result,
     architecture::{Heads, INPUTS},
     model::{
         layers::Scope,
@@ -202,25 +202,30 @@ impl UNet {
     ///
     /// * `pooled`: for each prompt the pooled encoding and [as many sizes](UNet::sizes), if the network
     ///   takes them
-    pub(crate) fn read(&self, prompts: &Tokens, pooled: &[(Vec<f32>, Vec<f64>)]) -> Prompts {
+    pub(crate) fn read(
+        &self,
+        prompts: &Tokens,
+        pooled: &[(Vec<f32>, Vec<f64>)],
+    ) -> Result<Prompts> {
         let blocks = |levels| -> Vec<&Transformer> {
             let levels: &[Level] = levels;
             let blocks = levels.iter().flat_map(|level| &level.blocks);
             blocks.filter_map(|(_, attention)| attention.as_ref()).collect()
         };
         let all = [blocks(&self.down), self.mid.attention.iter().collect(), blocks(&self.up)];
-        let keys = all.iter().flatten().flat_map(|attention| attention.read(prompts)).collect();
+        let keys = all.iter().flatten().flat_map(|attention| attention.read(prompts));
+        let keys = keys.collect::<Result<_>>()?;
         let added = self.added.as_ref().map(|added| {
             let rows = pooled.iter().flat_map(|(pooled, sizes)| {
                 let waves = sizes.iter().flat_map(|size| sinusoid(*size, added.size_width));
                 pooled.iter().copied().chain(waves).collect::<Vec<f32>>()
             });
-            let (inputs, precision) = (added.linear1.0.inputs(), prompts.precision());
-            let rows = Tokens::new(rows.collect(), pooled.len(), inputs, precision);
-            let h = ops::linear_then(&added.linear1, Activation::Silu, &rows);
+            let (rows, inputs) = (rows.collect::<Vec<_>>(), added.linear1.0.inputs());
+            let rows = Tokens::new(&rows, pooled.len(), inputs, &prompts.storage())?;
+            let h = ops::linear_then(&added.linear1, Activation::Silu, &rows)?;
             ops::linear(&added.linear2, &h)
         });
-        Prompts { keys, added }
+        Ok(Prompts { keys, added: added.transpose()? })
     }
 
     /// Gives up what the convolutions keep for the next step.
@@ -234,74 +239,66 @@ impl UNet {
     ///
     /// * `x`: scaled latents, `(B, H, W, 4)`; for inpainting with a mask and the latents of what it leaves
     ///   behind them, `(B, H, W, 9)`
-    /// * `timestep`: `0..1000`, fractional, the same for the whole batch
+    /// * `waves`: of the [time](UNet::waves), a row for each image
     /// * `prompts`: as [read](UNet::read), as many as there are latents
     /// * returns `(B, H, W, 4)`
-    pub(crate) fn forward(
-        &self,
-        x: Map,
-        timestep: f64,
-        prompts: &Prompts,
-        precision: Precision,
-    ) -> Map {
-        let batch = x.size().batch;
+    pub(crate) fn forward(&self, x: Map, waves: &Tokens, prompts: &Prompts) -> Result<Map> {
         let prompt = &mut prompts.keys.iter();
-        let time = self.time(timestep, batch, prompts.added.as_ref(), precision);
+        let time = self.time(waves, prompts.added.as_ref())?;
 
-        let mut x = ops::conv(&self.conv_in, &ops::padded(&x));
+        let mut x = ops::conv(&self.conv_in, &ops::padded(&x))?;
         let mut skips = vec![x.clone()];
         for level in &self.down {
             for (resnet, attention) in &level.blocks {
-                x = resnet.forward(x, Some(&time));
+                x = resnet.forward(x, Some(&time))?;
                 if let Some(attention) = attention {
-                    x = attention.forward(x, prompt);
+                    x = attention.forward(x, prompt)?;
                 }
                 skips.push(x.clone());
             }
             if let Some(conv) = &level.resample {
-                x = ops::conv(conv, &ops::padded(&x));
+                x = ops::conv(conv, &ops::padded(&x))?;
                 skips.push(x.clone());
             }
         }
 
         for (i, resnet) in self.mid.resnets.iter().enumerate() {
-            x = resnet.forward(x, Some(&time));
+            x = resnet.forward(x, Some(&time))?;
             if let Some(attention) = self.mid.attention.as_ref().filter(|_| i == 0) {
-                x = attention.forward(x, prompt);
+                x = attention.forward(x, prompt)?;
             }
         }
 
         for level in &self.up {
             for (resnet, attention) in &level.blocks {
                 let skip = skips.pop().expect("counted while the network was built");
-                x = resnet.forward(ops::concat(&x, &skip), Some(&time));
+                x = resnet.forward(ops::concat(&x, &skip)?, Some(&time))?;
                 if let Some(attention) = attention {
-                    x = attention.forward(x, prompt);
+                    x = attention.forward(x, prompt)?;
                 }
             }
             if let Some(conv) = &level.resample {
                 // The way down rounds an odd side up, so the way up meets the skip's size.
                 let size = skips.last().map_or(x.size(), Map::size);
-                x = ops::conv_doubled(conv, &x, size.height, size.width);
+                x = ops::conv_doubled(conv, &x, size.height, size.width)?;
             }
         }
-        ops::conv(&self.conv_out, &ops::group_norm_silu(&self.norm_out, self.groups, &x))
+        ops::conv(&self.conv_out, &ops::group_norm_silu(&self.norm_out, self.groups, &x)?)
+    }
+
+    /// What the network is told of the time: a row for each of `batch` images, `(B, 1, width)`.
+    ///
+    /// * `timestep`: `0..1000`, fractional
+    pub(crate) fn waves(&self, timestep: f64, batch: usize) -> Vec<f32> {
+        sinusoid(timestep, self.time1.0.inputs()).repeat(batch)
     }
 
     /// SiLU of the time embedding and what is added to it, a row for each image: `(B, 1, width)`.
-    fn time(
-        &self,
-        timestep: f64,
-        batch: usize,
-        added: Option<&Tokens>,
-        precision: Precision,
-    ) -> Tokens {
-        let waves = sinusoid(timestep, self.time1.0.inputs());
-        let waves = Tokens::new(waves.repeat(batch), batch, self.time1.0.inputs(), precision);
-        let h = ops::linear_then(&self.time1, Activation::Silu, &waves);
+    fn time(&self, waves: &Tokens, added: Option<&Tokens>) -> Result<Tokens> {
+        let h = ops::linear_then(&self.time1, Activation::Silu, waves)?;
         match added {
             None => ops::linear_then(&self.time2, Activation::Silu, &h),
-            Some(added) => ops::silu(&ops::linear_plus(&self.time2, &h, added)),
+            Some(added) => ops::silu(&ops::linear_plus(&self.time2, &h, added)?),
         }
     }
 }

@@ -59,7 +59,7 @@ impl Decoder {
 
     /// * `latents`: divided by the scaling factor, `(B, H, W, 4)`
     /// * returns `(B, 8 H, 8 W, 3)`, -1 to 1
-    pub(crate) fn forward(&self, latents: Map) -> Map {
+    pub(crate) fn forward(&self, latents: Map) -> Result<Map> {
         match self {
             Decoder::Kl(decoder) => decoder.forward(latents),
             Decoder::Tiny(decoder) => decoder.forward(&latents),
@@ -78,7 +78,7 @@ impl Encoder {
 
     /// * `picture`: `(B, H, W, 3)`, -1 to 1
     /// * returns the mean and maybe more channels behind it, `(B, H / 8, W / 8, 4 or 8)`
-    pub(crate) fn forward(&self, picture: Map) -> Map {
+    pub(crate) fn forward(&self, picture: Map) -> Result<Map> {
         match self {
             Encoder::Kl(encoder) => encoder.forward(picture),
             Encoder::Tiny(encoder) => encoder.forward(&picture),
@@ -150,22 +150,22 @@ impl KlDecoder {
 
     /// * `latents`: divided by the scaling factor, `(B, H, W, 4)`
     /// * returns `(B, 8 H, 8 W, 3)`, -1 to 1
-    fn forward(&self, latents: Map) -> Map {
+    fn forward(&self, latents: Map) -> Result<Map> {
         let x = match &self.post_quant {
-            Some(layer) => ops::linear_map(layer, &latents),
+            Some(layer) => ops::linear_map(layer, &latents)?,
             None => latents,
         };
-        let mut x = self.mid.forward(ops::conv(&self.conv_in, &ops::padded(&x)));
+        let mut x = self.mid.forward(ops::conv(&self.conv_in, &ops::padded(&x))?)?;
         for level in &self.up {
             for resnet in &level.resnets {
-                x = once(resnet, x);
+                x = once(resnet, x)?;
             }
             if let Some(conv) = &level.resample {
                 let size = x.size();
-                x = ops::conv_doubled(conv, &x, 2 * size.height, 2 * size.width);
+                x = ops::conv_doubled(conv, &x, 2 * size.height, 2 * size.width)?;
             }
         }
-        ops::conv(&self.conv_out, &ops::group_norm_silu(&self.norm_out, self.groups, &x))
+        ops::conv(&self.conv_out, &ops::group_norm_silu(&self.norm_out, self.groups, &x)?)
     }
 }
 
@@ -195,30 +195,30 @@ impl KlEncoder {
 
     /// * `picture`: `(B, H, W, 3)`, -1 to 1
     /// * returns mean and logarithm of the variance, `(B, H / 8, W / 8, 4 + 4)`
-    fn forward(&self, picture: Map) -> Map {
-        let mut x = ops::conv(&self.conv_in, &ops::padded(&picture));
+    fn forward(&self, picture: Map) -> Result<Map> {
+        let mut x = ops::conv(&self.conv_in, &ops::padded(&picture))?;
         for level in &self.down {
             for resnet in &level.resnets {
-                x = once(resnet, x);
+                x = once(resnet, x)?;
             }
             if let Some(conv) = &level.resample {
-                x = ops::conv(conv, &ops::padded(&x));
+                x = ops::conv(conv, &ops::padded(&x))?;
             }
         }
-        x = self.mid.forward(x);
-        x = ops::conv(&self.conv_out, &ops::group_norm_silu(&self.norm_out, self.groups, &x));
+        x = self.mid.forward(x)?;
+        x = ops::conv(&self.conv_out, &ops::group_norm_silu(&self.norm_out, self.groups, &x)?)?;
         match &self.quant {
             Some(layer) => ops::linear_map(layer, &x),
-            None => x,
+            None => Ok(x),
         }
     }
 }
 
 /// Runs a resnet that has no other map until the next picture, so that nothing is kept for one.
-fn once(resnet: &Resnet, x: Map) -> Map {
-    let x = resnet.forward(x, None);
+fn once(resnet: &Resnet, x: Map) -> Result<Map> {
+    let x = resnet.forward(x, None)?;
     resnet.rest();
-    x
+    Ok(x)
 }
 
 fn levels(
@@ -301,21 +301,22 @@ impl Mid {
         Ok(Mid { resnet1: resnet("resnets.0")?, attention, resnet2: resnet("resnets.1")? })
     }
 
-    fn forward(&self, x: Map) -> Map {
-        let mut x = once(&self.resnet1, x);
+    fn forward(&self, x: Map) -> Result<Map> {
+        let mut x = once(&self.resnet1, x)?;
         if let Some(attention) = &self.attention {
-            x = attention.forward(x);
+            x = attention.forward(x)?;
         }
         once(&self.resnet2, x)
     }
 }
 
 impl Attention {
-    fn forward(&self, x: Map) -> Map {
+    fn forward(&self, x: Map) -> Result<Map> {
         let size = x.size();
-        let h = ops::group_norm(&self.norm, self.groups, &x).into_tokens();
-        let (q, k) = (ops::linear(&self.to_q, &h), ops::linear(&self.to_k, &h));
-        let h = ops::attention(&q, &k, &ops::linear(&self.to_v, &h), 1, false);
-        ops::linear_plus(&self.to_out, &h, &x.into_tokens()).into_map(size.height, size.width)
+        let h = ops::group_norm(&self.norm, self.groups, &x)?.into_tokens();
+        let (q, k) = (ops::linear(&self.to_q, &h)?, ops::linear(&self.to_k, &h)?);
+        let h = ops::attention(&q, &k, &ops::linear(&self.to_v, &h)?, 1, false)?;
+        let h = ops::linear_plus(&self.to_out, &h, &x.into_tokens())?;
+        Ok(h.into_map(size.height, size.width))
     }
 }

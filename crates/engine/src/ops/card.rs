@@ -1,0 +1,277 @@
+//! The operations on a card: calls into the crate `cuda`.
+
+use std::{iter, sync::Arc};
+
+use cuda::{
+    Buffer, Card, Format,
+    attention::Heads,
+    low_rank::{self, Base},
+    norm::Norm,
+    pointwise,
+    product::{self, Extras},
+};
+use kernels::conv::{Size, Window};
+
+use super::{Activation, Change, Extent, Function, Origin};
+use crate::{Precision, Result};
+
+/// A layer's weights, or a normalization's factors, in a card's memory.
+#[derive(Debug)]
+pub(super) enum Form {
+    Layer {
+        weights: product::Weights,
+        /// Where adapters changed them.
+        remains: Option<Arc<Remains>>,
+    },
+    /// Factors and offsets, in f32.
+    Norm(Buffer, Buffer),
+}
+
+/// What a layer's changed weights were made of.
+#[derive(Debug)]
+pub(super) struct Remains {
+    /// The unchanged weights, in the file's order.
+    bare: Arc<Buffer>,
+    /// Of the adapters' factors, if there were any.
+    factors: Option<Arc<Sides>>,
+}
+
+/// The factors of all adapters, without their scales.
+#[derive(Debug)]
+struct Sides {
+    key: Vec<Origin>,
+    /// `(outputs, all ranks)` in f32, the left factors side by side.
+    left: Buffer,
+    /// `(all ranks, width)`, the right factors below each other.
+    right: Buffer,
+}
+
+/// The part of a card's memory that is left free of what only saves work.
+const RESERVE: u64 = 4;
+
+pub(super) fn format(precision: Precision) -> Format {
+    match precision {
+        Precision::F32 => Format::F32,
+        Precision::F16 => Format::F16,
+        Precision::Bf16 => Format::Bf16,
+    }
+}
+
+pub(super) fn precision(format: Format) -> Precision {
+    match format {
+        Format::F32 => Precision::F32,
+        Format::F16 => Precision::F16,
+        Format::Bf16 => Precision::Bf16,
+    }
+}
+
+pub(super) fn size(size: Size) -> cuda::Size {
+    let Size { batch, height, width, channels } = size;
+    cuda::Size { batch, height, width, channels }
+}
+
+impl Form {
+    /// A normalization.
+    pub(super) fn norm(
+        card: &Card,
+        outputs: usize,
+        bias: Option<&[f32]>,
+        rows: impl Fn(usize, &mut [f32]) -> Result<()>,
+    ) -> Result<Form> {
+        let mut gamma = vec![0.0; outputs];
+        rows(0, &mut gamma)?;
+        let zeros = vec![0.0; outputs];
+        let upload = |values: &[f32]| Buffer::upload(card, values, Format::F32);
+        Ok(Form::Norm(upload(&gamma)?, upload(bias.unwrap_or(&zeros))?))
+    }
+
+    /// A linear layer or a convolution. Its weights go over in f32, as they are read; changes are added and
+    /// the sums rounded there. What was changed once stays there as it was while there is room, so that a
+    /// slider sends nothing but its scales.
+    pub(super) fn layer(
+        (card, format): (&Card, Format),
+        Extent { outputs, inputs, kernel }: Extent,
+        bias: Option<&[f32]>,
+        change: &Change<'_>,
+        remains: Option<&Remains>,
+        rows: impl Fn(usize, &mut [f32]) -> Result<()>,
+    ) -> Result<Form> {
+        let bare = match remains {
+            Some(remains) => remains.bare.clone(),
+            None => {
+                let mut values = vec![0.0; outputs * inputs * kernel * kernel];
+                rows(0, &mut values)?;
+                Arc::new(Buffer::upload(card, &values, Format::F32)?)
+            }
+        };
+        let sides = match remains.and_then(|remains| remains.factors.clone()) {
+            _ if change.factors.is_empty() => None,
+            Some(sides) if sides.key == change.key => Some(sides),
+            _ => Some(Arc::new(Sides::new(card, outputs, change, format)?)),
+        };
+        let scales = change.factors.iter().flat_map(|pair| iter::repeat_n(pair.scale, pair.rank));
+        let scales: Vec<f32> = scales.collect();
+        let left = match &sides {
+            Some(sides) => Some(pointwise::scale_columns(&sides.left, &scales, format)?),
+            None => None,
+        };
+        let factors = sides.as_ref().zip(left.as_ref()).map(|(sides, left)| low_rank::Factors {
+            left,
+            right: &sides.right,
+            ranks: scales.len(),
+        });
+        let rest = change.rest.map(|rest| Buffer::upload(card, rest, Format::F32)).transpose()?;
+        let bias = bias.map(|bias| Buffer::upload(card, bias, Format::F32)).transpose()?;
+        let base = Base { values: &bare, outputs, inputs, kernel };
+        let weights =
+            product::Weights::patched(&base, bias, rest.as_ref(), factors.as_ref(), format)?;
+        let is_changed = remains.is_some() || sides.is_some() || rest.is_some();
+        let has_room = || card.memory().is_ok_and(|(free, all)| free > all / RESERVE);
+        let remains =
+            (is_changed && has_room()).then(|| Arc::new(Remains { bare, factors: sides.clone() }));
+        Ok(Form::Layer { weights, remains })
+    }
+
+    /// What the weights were made of, as far as it is kept.
+    pub(super) fn remains(&self) -> Option<Arc<Remains>> {
+        match self {
+            Form::Layer { remains, .. } => remains.clone(),
+            Form::Norm(..) => None,
+        }
+    }
+
+    pub(super) fn number_bytes(&self) -> usize {
+        match self {
+            Form::Layer { weights, .. } => weights.values().format().bytes(),
+            Form::Norm(..) => Format::F32.bytes(),
+        }
+    }
+
+    /// Every number, to the last bit.
+    #[cfg(test)]
+    pub(super) fn bits(&self) -> Vec<u32> {
+        let buffers = match self {
+            Form::Layer { weights, .. } => vec![weights.values()],
+            Form::Norm(gamma, beta) => vec![gamma, beta],
+        };
+        let values = buffers.into_iter().flat_map(|buffer| buffer.download().unwrap());
+        values.map(f32::to_bits).collect()
+    }
+
+    fn weights(&self) -> &product::Weights {
+        match self {
+            Form::Layer { weights, .. } => weights,
+            Form::Norm(..) => unreachable!("{LAYERS}"),
+        }
+    }
+
+    fn factors(&self, eps: f32) -> Norm<'_> {
+        match self {
+            Form::Norm(gamma, beta) => Norm { gamma, beta, eps },
+            Form::Layer { .. } => unreachable!("{LAYERS}"),
+        }
+    }
+}
+
+impl Sides {
+    fn new(card: &Card, outputs: usize, change: &Change<'_>, format: Format) -> Result<Sides> {
+        let ranks: usize = change.factors.iter().map(|pair| pair.rank).sum();
+        let mut left = vec![0.0; outputs * ranks];
+        let mut begin = 0;
+        for pair in change.factors.iter().filter(|pair| pair.rank > 0) {
+            for (to, from) in left.chunks_exact_mut(ranks).zip(pair.left.chunks_exact(pair.rank)) {
+                to[begin..begin + pair.rank].copy_from_slice(from);
+            }
+            begin += pair.rank;
+        }
+        let right: Vec<f32> = change.factors.iter().flat_map(|pair| pair.right).copied().collect();
+        Ok(Sides {
+            key: change.key.to_vec(),
+            left: Buffer::upload(card, &left, Format::F32)?,
+            right: Buffer::upload(card, &right, format)?,
+        })
+    }
+}
+
+const LAYERS: &str = "the checkpoint gives a normalization one factor per channel";
+
+fn activation(activation: Activation) -> product::Activation {
+    match activation {
+        Activation::Silu => product::Activation::Silu,
+        Activation::Gelu => product::Activation::Gelu,
+        Activation::QuickGelu => product::Activation::QuickGelu,
+        Activation::Geglu => product::Activation::Geglu,
+    }
+}
+
+pub(super) fn linear(
+    form: &Form,
+    x: &Buffer,
+    then: Option<Activation>,
+    residual: Option<&Buffer>,
+) -> Result<Buffer> {
+    let extras = Extras { activation: then.map(activation), residual, image_rows: None };
+    Ok(product::linear(x, form.weights(), &extras)?)
+}
+
+pub(super) fn silu(x: &Buffer) -> Result<Buffer> {
+    Ok(pointwise::activate(x, product::Activation::Silu)?)
+}
+
+/// * `doubled`: see [`product::conv`]
+/// * `added`: a row for each image, and a map
+pub(super) fn conv(
+    form: &Form,
+    (x, from): (&Buffer, Size),
+    window: Window,
+    doubled: Option<(usize, usize)>,
+    (image_rows, residual): (Option<&Buffer>, Option<&Buffer>),
+) -> Result<(Buffer, Size)> {
+    let Window { kernel, stride, before, after } = window;
+    let window = cuda::Window { kernel, stride, before, after };
+    let extras = Extras { image_rows, activation: None, residual };
+    let (out, to) = product::conv(x, size(from), form.weights(), window, doubled, &extras)?;
+    let cuda::Size { batch, height, width, channels } = to;
+    Ok((out, Size { batch, height, width, channels }))
+}
+
+pub(super) fn each(x: &Buffer, function: Function) -> Result<Buffer> {
+    Ok(match function {
+        Function::Relu => pointwise::activate(x, product::Activation::Relu)?,
+        Function::SoftClamp => pointwise::soft_clamp(x)?,
+        Function::Affine(scale, offset) => pointwise::affine(x, scale, offset)?,
+    })
+}
+
+pub(super) fn group_norm(
+    form: &Form,
+    eps: f32,
+    groups: usize,
+    (x, of): (&Buffer, Size),
+    silu: bool,
+) -> Result<Buffer> {
+    Ok(cuda::norm::group_norm(x, size(of), &form.factors(eps), groups, silu)?)
+}
+
+pub(super) fn layer_norm(form: &Form, eps: f32, x: &Buffer) -> Result<Buffer> {
+    Ok(cuda::norm::layer_norm(x, &form.factors(eps))?)
+}
+
+pub(super) fn attention(
+    q: &Buffer,
+    k: &Buffer,
+    v: &Buffer,
+    heads: kernels::attention::Heads,
+    causal: bool,
+) -> Result<Buffer> {
+    let kernels::attention::Heads { batch, heads, width } = heads;
+    Ok(cuda::attention::attention(q, k, v, Heads { batch, heads, width }, causal)?)
+}
+
+pub(super) fn concat(
+    a: &Buffer,
+    b: &Buffer,
+    (a_channels, b_channels): (usize, usize),
+) -> Result<Buffer> {
+    Ok(pointwise::concat(a, a_channels, b, b_channels)?)
+}

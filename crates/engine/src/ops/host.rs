@@ -1,0 +1,474 @@
+//! The operations on the processor: calls into the crate `kernels`.
+//!
+//! A processor multiplies bf16 as it is; f16 it widens first, so those numbers are kept in 32 bits,
+//! rounded to what f16 can hold.
+
+use std::{borrow::Cow, sync::OnceLock};
+
+use half::{bf16, f16};
+use kernels::{
+    Number, Operand, Values,
+    attention::{Heads, attention as attention_kernel},
+    conv::{self, Size, Window},
+    norm, pointwise,
+    product::{self, Extras, Factors, LowRank, Packed, Sampling},
+};
+use rayon::prelude::*;
+
+use super::{Activation, Extent, Function, Role};
+use crate::{Error, Precision, Result};
+
+/// Numbers in memory.
+#[derive(Debug)]
+pub(super) enum Numbers {
+    F32(Values<f32>),
+    Bf16(Values<bf16>),
+    /// In 32 bits, each one a number of f16.
+    F16(Values<f32>),
+}
+
+/// Runs an expression for numbers, whatever they are stored as, and makes numbers of the same precision
+/// of its result.
+macro_rules! map_numbers {
+    ($numbers:expr, |$x:ident| $body:expr) => {
+        match $numbers {
+            Numbers::F32($x) => Numbers::F32($body),
+            Numbers::Bf16($x) => Numbers::Bf16($body),
+            Numbers::F16($x) => Numbers::in_f16($body),
+        }
+    };
+}
+
+impl Numbers {
+    pub(super) fn new(values: &[f32], precision: Precision) -> Numbers {
+        match precision {
+            Precision::F32 => Numbers::F32(values.into()),
+            Precision::Bf16 => Numbers::Bf16(pointwise::narrow(values)),
+            Precision::F16 => Numbers::in_f16(values.into()),
+        }
+    }
+
+    /// From values in `(B, C, H, W)` order.
+    pub(super) fn from_planes(planes: &[f32], size: Size, precision: Precision) -> Numbers {
+        match precision {
+            Precision::F32 => Numbers::F32(pointwise::from_planes(planes, size)),
+            Precision::Bf16 => Numbers::Bf16(pointwise::from_planes(planes, size)),
+            Precision::F16 => Numbers::in_f16(pointwise::from_planes(planes, size)),
+        }
+    }
+
+    /// The values in `(B, C, H, W)` order.
+    pub(super) fn planes(&self, size: Size) -> Vec<f32> {
+        match self {
+            Numbers::F32(values) | Numbers::F16(values) => pointwise::to_planes(values, size),
+            Numbers::Bf16(values) => pointwise::to_planes(values, size),
+        }
+    }
+
+    fn in_f16(mut values: Values<f32>) -> Numbers {
+        round_to_f16(&mut values);
+        Numbers::F16(values)
+    }
+
+    pub(super) fn precision(&self) -> Precision {
+        match self {
+            Numbers::F32(_) => Precision::F32,
+            Numbers::Bf16(_) => Precision::Bf16,
+            Numbers::F16(_) => Precision::F16,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Numbers::F32(values) | Numbers::F16(values) => values.len(),
+            Numbers::Bf16(values) => values.len(),
+        }
+    }
+
+    /// The values in f32, borrowed where they are stored so.
+    pub(super) fn widen(&self) -> Cow<'_, [f32]> {
+        match self {
+            Numbers::F32(values) | Numbers::F16(values) => Cow::Borrowed(values),
+            Numbers::Bf16(values) => Cow::Owned(pointwise::widen(values).to_vec()),
+        }
+    }
+}
+
+fn round_to_f16(values: &mut [f32]) {
+    for value in values {
+        *value = f16::from_f32(*value).to_f32();
+    }
+}
+
+/// Maps with a border of zeros.
+#[derive(Debug)]
+pub(crate) enum Padded {
+    F32(conv::Padded<f32>),
+    Bf16(conv::Padded<bf16>),
+    F16(conv::Padded<f32>),
+}
+
+/// A number as it is stored: the way from a generic kernel to the variants.
+trait Stored: Operand {
+    fn of(numbers: &Numbers) -> &[Self];
+    fn packed(packs: &Packs) -> &Packed<Self>;
+    fn packs(packed: Packed<Self>) -> Packs;
+}
+
+const ONE_PRECISION: &str = "a network and what it works on are stored alike";
+
+impl Stored for f32 {
+    fn of(numbers: &Numbers) -> &[f32] {
+        match numbers {
+            Numbers::F32(values) | Numbers::F16(values) => values,
+            Numbers::Bf16(_) => unreachable!("{ONE_PRECISION}"),
+        }
+    }
+
+    fn packed(packs: &Packs) -> &Packed<f32> {
+        match packs {
+            Packs::F32(packed) => packed,
+            Packs::Bf16(_) => unreachable!("{ONE_PRECISION}"),
+        }
+    }
+
+    fn packs(packed: Packed<f32>) -> Packs {
+        Packs::F32(packed)
+    }
+}
+
+impl Stored for bf16 {
+    fn of(numbers: &Numbers) -> &[bf16] {
+        match numbers {
+            Numbers::Bf16(values) => values,
+            _ => unreachable!("{ONE_PRECISION}"),
+        }
+    }
+
+    fn packed(packs: &Packs) -> &Packed<bf16> {
+        match packs {
+            Packs::Bf16(packed) => packed,
+            Packs::F32(_) => unreachable!("{ONE_PRECISION}"),
+        }
+    }
+
+    fn packs(packed: Packed<bf16>) -> Packs {
+        Packs::Bf16(packed)
+    }
+}
+
+/// A layer's weights, packed.
+#[derive(Debug)]
+pub(super) enum Packs {
+    F32(Packed<f32>),
+    Bf16(Packed<bf16>),
+}
+
+/// What weights become.
+#[derive(Debug)]
+pub(super) enum Form {
+    Layer {
+        packs: Packs,
+        /// The 3 × 3 kernel of a [`Role::Doubling`], made when a map of odd size first needs it.
+        undoubled: OnceLock<Box<Packs>>,
+    },
+    /// Factors and offsets of a normalization. They are few, and rounding them would cost accuracy for
+    /// nothing.
+    Norm(Vec<f32>, Vec<f32>),
+    Table(Numbers),
+}
+
+const KINDS: &str = "layers, normalizations and tables are known by their names and shapes";
+
+impl Form {
+    /// A normalization.
+    pub(super) fn norm(
+        outputs: usize,
+        bias: Option<&[f32]>,
+        rows: impl Fn(usize, &mut [f32]) -> Result<()>,
+    ) -> Result<Form> {
+        let mut gamma = vec![0.0; outputs];
+        rows(0, &mut gamma)?;
+        Ok(Form::Norm(gamma, bias.map_or_else(|| vec![0.0; outputs], <[f32]>::to_vec)))
+    }
+
+    /// A linear layer, a convolution, or a table.
+    pub(super) fn layer(
+        extent: Extent,
+        bias: Option<&[f32]>,
+        (role, precision): (Role, Precision),
+        factors: &[Factors<'_>],
+        rows: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
+    ) -> Result<Form> {
+        match precision {
+            Precision::F32 => {
+                form(extent, bias, role, factors, (rows, |_: &mut [f32]| {}), Numbers::F32)
+            }
+            Precision::Bf16 => {
+                form(extent, bias, role, factors, (rows, |_: &mut [f32]| {}), Numbers::Bf16)
+            }
+            Precision::F16 => form(extent, bias, role, factors, (rows, round_to_f16), Numbers::F16),
+        }
+    }
+
+    pub(super) fn number_bytes(&self) -> usize {
+        match self {
+            Form::Layer { packs: Packs::Bf16(_), .. } | Form::Table(Numbers::Bf16(_)) => {
+                size_of::<bf16>()
+            }
+            _ => size_of::<f32>(),
+        }
+    }
+
+    pub(super) fn rest(&self) {
+        match self {
+            Form::Layer { packs: Packs::F32(packed), .. } => packed.rest(),
+            Form::Layer { packs: Packs::Bf16(packed), .. } => packed.rest(),
+            Form::Norm(..) | Form::Table(_) => {}
+        }
+    }
+
+    /// Every number, to the last bit.
+    #[cfg(test)]
+    pub(super) fn bits(&self) -> Vec<u32> {
+        let bits = |values: &mut dyn Iterator<Item = f32>| values.map(f32::to_bits).collect();
+        match self {
+            Form::Layer { packs: Packs::F32(packed), .. } => bits(&mut packed.values()),
+            Form::Layer { packs: Packs::Bf16(packed), .. } => bits(&mut packed.values()),
+            Form::Norm(factors, offsets) => bits(&mut factors.iter().chain(offsets).copied()),
+            Form::Table(values) => bits(&mut values.widen().iter().copied()),
+        }
+    }
+
+    /// A row of a table of so many columns.
+    pub(super) fn row(&self, index: usize, columns: usize) -> Vec<f32> {
+        let range = index * columns..(index + 1) * columns;
+        match self {
+            Form::Table(Numbers::F32(values) | Numbers::F16(values)) => values[range].to_vec(),
+            Form::Table(Numbers::Bf16(values)) => {
+                values[range].iter().map(|value| Number::to_f32(*value)).collect()
+            }
+            _ => unreachable!("{KINDS}"),
+        }
+    }
+
+    fn packs(&self) -> &Packs {
+        match self {
+            Form::Layer { packs, .. } => packs,
+            _ => unreachable!("{KINDS}"),
+        }
+    }
+
+    fn factors(&self) -> (&[f32], &[f32]) {
+        match self {
+            Form::Norm(factors, offsets) => (factors, offsets),
+            _ => unreachable!("{KINDS}"),
+        }
+    }
+}
+
+/// Weights of two or four dimensions: of a layer, or a table.
+///
+/// * `rows`: with what rounds to the precision, where that holds less than what is stored
+fn form<T: Stored>(
+    Extent { outputs, inputs, kernel }: Extent,
+    bias: Option<&[f32]>,
+    role: Role,
+    factors: &[Factors<'_>],
+    (rows, round): (impl Fn(usize, &mut [f32]) -> Result<()> + Sync, impl Fn(&mut [f32]) + Sync),
+    table: fn(Values<T>) -> Numbers,
+) -> Result<Form> {
+    let low_rank = (!factors.is_empty()).then(|| LowRank::<T>::new(factors));
+    let rows = |first: usize, to: &mut [f32]| {
+        rows(first, to)?;
+        low_rank.iter().for_each(|change| change.add_to(first, to));
+        round(to);
+        Ok::<_, Error>(())
+    };
+    if role == Role::Table {
+        const ROWS: usize = 64;
+        let mut values = Values::zeros(outputs * inputs);
+        values.par_chunks_mut(ROWS * inputs).enumerate().try_for_each(
+            |(part, values)| -> Result<()> {
+                let mut wide = vec![0.0; values.len()];
+                rows(part * ROWS, &mut wide)?;
+                for (to, value) in values.iter_mut().zip(wide) {
+                    *to = T::from_f32(value);
+                }
+                Ok(())
+            },
+        )?;
+        return Ok(Form::Table(table(values)));
+    }
+    let sampling = match role {
+        Role::Doubling if kernel == 3 => Sampling::Double,
+        _ => Sampling::Same,
+    };
+    let packed = Packed::from_rows(outputs, inputs, kernel * kernel, bias, sampling, rows)?;
+    Ok(Form::Layer { packs: T::packs(packed), undoubled: OnceLock::new() })
+}
+
+pub(super) fn linear(
+    form: &Form,
+    x: &Numbers,
+    activation: Option<Activation>,
+    residual: Option<&Numbers>,
+) -> Numbers {
+    fn run<T: Stored>(
+        packs: &Packs,
+        x: &[T],
+        activation: Option<Activation>,
+        residual: Option<&Numbers>,
+    ) -> Values<T> {
+        let packed = T::packed(packs);
+        if activation == Some(Activation::Geglu) && !packed.outputs().is_multiple_of(32) {
+            // The kernels gate whole panels only; networks so narrow are no burden.
+            let h = product::linear(x, packed, &Extras::none());
+            return pointwise::geglu(&h, packed.outputs() / 2);
+        }
+        let extras = Extras { activation, residual: residual.map(T::of), ..Extras::none() };
+        product::linear(x, packed, &extras)
+    }
+    map_numbers!(x, |x| run(form.packs(), x, activation, residual))
+}
+
+pub(super) fn silu(x: &Numbers) -> Numbers {
+    let values: Vec<f32> = x.widen().iter().map(|x| x / (1.0 + libm::expf(-x))).collect();
+    Numbers::new(&values, x.precision())
+}
+
+/// * `added`: a row for each image, and a map
+pub(super) fn conv(
+    form: &Form,
+    x: &Padded,
+    window: Window,
+    added: (Option<&Numbers>, Option<&Numbers>),
+) -> (Numbers, Size) {
+    fn run<T: Stored>(
+        form: &Form,
+        x: &conv::Padded<T>,
+        window: Window,
+        (rows, residual): (Option<&Numbers>, Option<&Numbers>),
+    ) -> (Values<T>, Size) {
+        let (image_rows, residual) = (rows.map(T::of), residual.map(T::of));
+        let extras = Extras { image_rows, residual, ..Extras::none() };
+        product::conv(x, T::packed(form.packs()), window, &extras)
+    }
+    match x {
+        Padded::F32(x) => {
+            let (out, size) = run(form, x, window, added);
+            (Numbers::F32(out), size)
+        }
+        Padded::Bf16(x) => {
+            let (out, size) = run(form, x, window, added);
+            (Numbers::Bf16(out), size)
+        }
+        Padded::F16(x) => {
+            let (out, size) = run(form, x, window, added);
+            (Numbers::in_f16(out), size)
+        }
+    }
+}
+
+pub(super) fn conv_doubled(
+    form: &Form,
+    (x, from): (&Numbers, Size),
+    window: Window,
+    to: Size,
+) -> Numbers {
+    fn run<T: Stored>(form: &Form, x: &[T], from: Size, window: Window, to: Size) -> Values<T> {
+        let Form::Layer { packs, undoubled } = form else { unreachable!("{KINDS}") };
+        let packed = T::packed(packs);
+        if (to.height, to.width) == (2 * from.height, 2 * from.width) {
+            let x = conv::Padded::new(x, from);
+            return product::conv(&x, packed, window, &Extras::none()).0;
+        }
+        // An edge that is cut off lies within a pixel's repetitions, so the image itself is doubled.
+        let x = pointwise::doubled(x, from, to.height, to.width);
+        let whole = undoubled.get_or_init(|| Box::new(T::packs(packed.undoubled())));
+        product::conv(&x, T::packed(whole), window, &Extras::none()).0
+    }
+    map_numbers!(x, |x| run(form, x, from, window, to))
+}
+
+pub(super) fn each(x: &Numbers, function: Function) -> Numbers {
+    fn run<T: Stored>(x: &[T], f: impl Fn(f32) -> f32 + Sync) -> Values<T> {
+        const PART: usize = 1 << 14;
+        let mut out = Values::zeros(x.len());
+        out.par_chunks_mut(PART).zip(x.par_chunks(PART)).for_each(|(out, x)| {
+            out.iter_mut().zip(x).for_each(|(out, x)| *out = T::from_f32(f(x.to_f32())));
+        });
+        out
+    }
+    match function {
+        Function::Relu => map_numbers!(x, |x| run(x, |x| x.max(0.0))),
+        Function::SoftClamp => map_numbers!(x, |x| run(x, |x| 3.0 * libm::tanhf(x / 3.0))),
+        Function::Affine(scale, offset) => map_numbers!(x, |x| run(x, |x| x * scale + offset)),
+    }
+}
+
+pub(super) fn padded(x: &Numbers, size: Size) -> Padded {
+    match x {
+        Numbers::F32(values) => Padded::F32(conv::Padded::new(values, size)),
+        Numbers::Bf16(values) => Padded::Bf16(conv::Padded::new(values, size)),
+        Numbers::F16(values) => Padded::F16(conv::Padded::new(values, size)),
+    }
+}
+
+pub(super) fn group_norm(form: &Form, eps: f32, groups: usize, x: &Numbers, size: Size) -> Numbers {
+    let (gamma, beta) = form.factors();
+    map_numbers!(x, |x| norm::group_norm(x, size, gamma, beta, groups, eps))
+}
+
+pub(super) fn group_norm_silu(
+    form: &Form,
+    eps: f32,
+    groups: usize,
+    x: &Numbers,
+    size: Size,
+) -> Padded {
+    fn run<T: Number>(
+        form: &Form,
+        eps: f32,
+        groups: usize,
+        x: &[T],
+        size: Size,
+    ) -> conv::Padded<T> {
+        let (gamma, beta) = form.factors();
+        norm::group_norm_padded(x, size, gamma, beta, groups, eps, true)
+    }
+    match x {
+        Numbers::F32(x) => Padded::F32(run(form, eps, groups, x, size)),
+        Numbers::Bf16(x) => Padded::Bf16(run(form, eps, groups, x, size)),
+        Numbers::F16(x) => Padded::F16(run(form, eps, groups, x, size)),
+    }
+}
+
+pub(super) fn layer_norm(form: &Form, eps: f32, x: &Numbers) -> Numbers {
+    let (gamma, beta) = form.factors();
+    map_numbers!(x, |x| norm::layer_norm(x, gamma, beta, eps))
+}
+
+pub(super) fn attention(
+    q: &Numbers,
+    k: &Numbers,
+    v: &Numbers,
+    heads: Heads,
+    causal: bool,
+) -> Numbers {
+    fn run<T: Stored>(q: &[T], k: &Numbers, v: &Numbers, heads: Heads, causal: bool) -> Values<T> {
+        attention_kernel(q, T::of(k), T::of(v), heads, causal)
+    }
+    map_numbers!(q, |q| run(q, k, v, heads, causal))
+}
+
+pub(super) fn concat(
+    a: &Numbers,
+    b: &Numbers,
+    (a_channels, b_channels): (usize, usize),
+) -> Numbers {
+    fn run<T: Stored>(a: &[T], a_channels: usize, b: &Numbers, b_channels: usize) -> Values<T> {
+        pointwise::concat(a, a_channels, T::of(b), b_channels)
+    }
+    map_numbers!(a, |a| run(a, a_channels, b, b_channels))
+}
