@@ -506,7 +506,10 @@ const commands: Record<string, Command> = {
 			['exponential', 'Exponential'],
 			['sgm_uniform', 'SGM uniform']
 		].map(([id, name]) => ({ id, name })),
-		devices: [{ id: 'cpu', name: 'CPU', memory_bytes: 25_000_000_000, unusable: null }],
+		devices: [
+			{ id: 'cpu', name: 'CPU', memory_bytes: 25_000_000_000, driver: null, unusable: null }
+		],
+		best_device: 'cpu',
 		max_side: 2048,
 		version: '0.2.0',
 		cores: 8

@@ -224,7 +224,7 @@ pub(crate) struct PictureArgs {
 
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = parse_device)]
-    pub(crate) device: DeviceId,
+    pub(crate) device: DeviceChoice,
 
     /// How weights and activations are stored
     #[arg(long, value_enum)]
@@ -490,11 +490,18 @@ fn parse_axis(text: &str) -> Result<AxisWish, String> {
     Ok(AxisWish { target, title: None, values: values.to_owned() })
 }
 
-fn parse_device(text: &str) -> Result<DeviceId, String> {
+/// What to compute on, as it was asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum DeviceChoice {
+    /// The first card that can be used, or else the processor.
+    Auto,
+    Device(DeviceId),
+}
+
+fn parse_device(text: &str) -> Result<DeviceChoice, String> {
     match text {
-        // Until there is more than one that can be used.
-        "auto" => Ok(DeviceId::Cpu),
-        _ => text.parse(),
+        "auto" => Ok(DeviceChoice::Auto),
+        _ => text.parse().map(DeviceChoice::Device),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use engine::{Conditioning, Engine, Output, Pooled, Precision};
+use engine::{Conditioning, DeviceId, Engine, Output, Pooled, Precision};
 use serde::Serialize;
 use serde_json::{Value, json};
 use studio::{
@@ -12,7 +12,7 @@ use studio::{
 };
 
 use crate::{
-    args::{AdapterArg, BenchArgs, GenerateArgs, PictureArgs, RefinerArg},
+    args::{AdapterArg, BenchArgs, DeviceChoice, GenerateArgs, PictureArgs, RefinerArg},
     output,
     progress::{self, Timings, Watcher},
     tensors,
@@ -33,6 +33,8 @@ pub(crate) struct Report {
     total_s: f64,
     /// The most memory that the program held at once; `null` where the system does not tell.
     peak_rss_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_card_bytes: Option<u64>,
     images: Vec<PathBuf>,
     adapters: Vec<Value>,
     warnings: Vec<String>,
@@ -116,13 +118,17 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         ("total", seconds(report.total_s)),
         ("peak memory", memory),
     ];
-    output::table(&rows.map(|(name, value)| vec![name.to_owned(), value]));
+    let card = report.peak_card_bytes.map(|bytes| ("on the card", output::megabytes(bytes)));
+    let rows: Vec<_> = rows.into_iter().chain(card).collect();
+    let rows: Vec<_> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+    output::table(&rows);
     Ok(())
 }
 
 /// One call of the program: an engine, and the parameters of the first picture.
 pub(crate) struct Run<'a> {
     args: &'a PictureArgs,
+    device: DeviceId,
     started: Instant,
     pub(crate) library: Library,
     engine: Engine,
@@ -138,7 +144,11 @@ impl<'a> Run<'a> {
     pub(crate) fn start(args: &'a PictureArgs) -> Result<Run<'a>> {
         let started = Instant::now();
         progress::catch_ctrl_c();
-        let engine = Engine::open(args.device, args.threads)?;
+        let (device, reason) = match args.device {
+            DeviceChoice::Auto => (DeviceId::best(), engine::why_no_card()),
+            DeviceChoice::Device(device) => (device, None),
+        };
+        let engine = Engine::open(device, args.threads)?;
         let recipe = args.recipe.as_deref().map(Recipe::open).transpose()?;
         let library = Library::open(Folders {
             models: args.library.models.clone(),
@@ -147,6 +157,7 @@ impl<'a> Run<'a> {
         })?;
         let mut run = Run {
             args,
+            device,
             started,
             params: GenerationParams::default(),
             library,
@@ -156,6 +167,9 @@ impl<'a> Run<'a> {
             adapters: Vec::new(),
             warnings: Vec::new(),
         };
+        if let Some(reason) = reason {
+            run.warn(format!("the processor makes the picture, as {reason}"));
+        }
         run.params = run.choose(recipe)?;
         Ok(run)
     }
@@ -334,7 +348,7 @@ impl<'a> Run<'a> {
     pub(crate) fn finish(self) -> Report {
         Report {
             seed: self.params.seed.unwrap_or_default(),
-            device: self.args.device.to_string(),
+            device: self.device.to_string(),
             precision: match self.params.precision {
                 Precision::F32 => "f32",
                 Precision::Bf16 => "bf16",
@@ -343,6 +357,7 @@ impl<'a> Run<'a> {
             timings: self.watcher.finish(),
             total_s: self.started.elapsed().as_secs_f64(),
             peak_rss_bytes: peak_memory(),
+            peak_card_bytes: self.engine.peak_card_bytes(),
             images: self.images,
             adapters: self.adapters,
             warnings: self.warnings,

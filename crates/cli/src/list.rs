@@ -30,6 +30,7 @@ pub(crate) fn list(args: &ListArgs) -> Result<()> {
                     "id": device.id.to_string(),
                     "name": device.name,
                     "memory_bytes": device.memory_bytes,
+                    "driver": device.driver,
                     "unusable": device.unusable,
                 })
             });

@@ -18,6 +18,8 @@ pub struct Catalog {
     pub accelerations: Vec<Choice>,
     /// What this machine could compute on.
     pub devices: Vec<Device>,
+    /// The one that is chosen where the person does not.
+    pub best_device: String,
     /// Of a picture, in pixels.
     pub max_side: u32,
     /// Of this program.
@@ -44,6 +46,8 @@ pub struct Device {
     pub name: String,
     /// Its memory.
     pub memory_bytes: Option<u64>,
+    /// Its driver, if it has one: "CUDA 13.0".
+    pub driver: Option<String>,
     /// Why it cannot be used.
     pub unusable: Option<String>,
 }
@@ -63,9 +67,11 @@ impl Catalog {
                     id: device.id.to_string(),
                     name: device.name,
                     memory_bytes: device.memory_bytes,
+                    driver: device.driver,
                     unusable: device.unusable.as_deref().map(crate::error::sentence),
                 })
                 .collect(),
+            best_device: engine::DeviceId::best().to_string(),
             max_side: engine::MAX_SIDE,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),

@@ -7,7 +7,7 @@
 use std::{
     io::Cursor,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -38,6 +38,8 @@ pub(crate) struct Desk {
     settings: RwLock<Settings>,
     state: Mutex<State>,
     look: Condvar,
+    /// What `auto` stands for: looked for once, as a driver takes its time.
+    best_device: OnceLock<engine::DeviceId>,
 }
 
 /// What changes while the program runs and is not in the database.
@@ -103,6 +105,7 @@ impl Desk {
             settings: RwLock::new(settings),
             state: Mutex::new(State { notices, ..State::default() }),
             look: Condvar::new(),
+            best_device: OnceLock::new(),
         }
     }
 
@@ -126,7 +129,13 @@ impl Desk {
             engine::Precision::Bf16 => "bf16",
             engine::Precision::F16 => "f16",
         };
-        format!("{} · {precision}", self.settings().device.to_uppercase())
+        format!("{} · {precision}", self.device().to_string().to_uppercase())
+    }
+
+    /// What the settings say to compute on.
+    pub(crate) fn device(&self) -> engine::DeviceId {
+        let best = || *self.best_device.get_or_init(engine::DeviceId::best);
+        self.settings().device.parse().unwrap_or_else(|_| best())
     }
 
     // ---- queue

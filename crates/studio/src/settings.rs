@@ -13,6 +13,9 @@ use crate::{
     files::{self, Existing},
 };
 
+/// The device that is chosen by what there is.
+pub(crate) const AUTO: &str = "auto";
+
 /// What the person set. An empty file means the defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, TS)]
 #[serde(default)]
@@ -23,7 +26,8 @@ pub struct Settings {
     pub output_folder: Option<String>,
     /// Folders with models, those of other programs too. They are never written to.
     pub model_folders: Vec<String>,
-    /// What to compute on, by id: "cpu".
+    /// What to compute on, by id: "auto" (the first card that can be used, or else the processor), "cpu",
+    /// "cuda:1".
     pub device: String,
     /// Threads to compute with; without a number, all cores. Pictures do not depend on it.
     pub threads: Option<u32>,
@@ -57,7 +61,7 @@ impl Default for Settings {
             theme: Theme::System,
             output_folder: None,
             model_folders: Vec::new(),
-            device: "cpu".into(),
+            device: AUTO.into(),
             threads: None,
             model_memory: None,
             notify: true,
@@ -82,7 +86,11 @@ const FIELDS: &[(&str, &str, Option<&str>)] = &[
         "Folders with models, those of other programs too. They are never written to.",
         None,
     ),
-    ("device", "What to compute on: \"cpu\".", None),
+    (
+        "device",
+        "What to compute on: \"auto\" (an NVIDIA card if there is one), \"cpu\", \"cuda:0\", \"cuda:1\", …",
+        None,
+    ),
     (
         "threads",
         "Threads to compute with. Without a number: all cores. Pictures do not depend on it.",
@@ -156,9 +164,9 @@ impl Settings {
         let wrong = |field, message: String, hint: &str| {
             Err(Error::new(Code::InvalidParams { field }, message).hint(hint))
         };
-        if self.device.parse::<engine::DeviceId>().is_err() {
+        if self.device != AUTO && self.device.parse::<engine::DeviceId>().is_err() {
             let message = format!("there is no device `{}`", self.device);
-            return wrong("device", message, "choose `cpu`");
+            return wrong("device", message, "choose `auto`, `cpu` or `cuda:0`");
         }
         if let Some(threads) = self.threads.filter(|threads| !(1..=1024).contains(threads)) {
             return wrong("threads", format!("{threads} is no number of threads"), "1 to 1024");

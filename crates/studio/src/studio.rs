@@ -28,12 +28,12 @@ use crate::{
     db::{self, Db},
     desk::Desk,
     error::sentence,
-    event::{Event, Events, NamedStack, Snapshot, Who},
+    event::{Event, Events, NamedStack, Notice, Snapshot, Who},
     gallery::{Deleted, Gallery, GalleryCounts, GalleryImage, GalleryQuery},
     input::Inputs,
     library::Library,
     lock::FolderLock,
-    queue,
+    queue, settings,
     sheet::{self, AxisWish, Grid, Sheet, SheetEntry, SheetPlan},
     starter, worker,
 };
@@ -92,6 +92,12 @@ impl Studio {
         let (settings, mut notices) = Settings::read(&data.settings);
         let (db, notice) = Db::open(&data.database())?;
         notices.extend(notice);
+        if settings.device == settings::AUTO {
+            notices.extend(engine::why_no_card().map(|reason| Notice {
+                message: format!("Pictures are made by the processor: {reason}."),
+                hint: None,
+            }));
+        }
         queue::recover(&db.lock())?;
         let (db, events) = (Arc::new(db), Events::default());
 

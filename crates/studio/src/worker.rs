@@ -179,13 +179,13 @@ impl Worker {
         let budget = settings.model_memory.map(|gigabytes| u64::from(gigabytes) << 30);
         if !self.engine.as_ref().is_some_and(same) {
             self.engine = None;
-            let device = settings.device.parse().unwrap_or(engine::DeviceId::Cpu);
-            let threads = settings.threads.map(|threads| threads as usize);
+            let (device, threads) = (self.desk.device(), settings.threads);
+            let threads = threads.map(|threads| threads as usize);
             let engine = Engine::open(device, threads)?;
             self.engine = Some((settings, engine));
         }
         let (_, engine) = self.engine.as_mut().expect("opened above");
-        engine.set_budget(budget.unwrap_or_else(Engine::usual_budget));
+        engine.set_budget(budget);
         Ok(engine)
     }
 }

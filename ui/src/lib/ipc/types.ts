@@ -1328,7 +1328,8 @@ output_folder: string | null,
  */
 model_folders: Array<string>, 
 /**
- * What to compute on, by id: "cpu".
+ * What to compute on, by id: "auto" (the first card that can be used, or else the processor), "cpu",
+ * "cuda:1".
  */
 device: string, 
 /**
@@ -1383,6 +1384,10 @@ name: string,
  */
 memory_bytes: number | null, 
 /**
+ * Its driver, if it has one: "CUDA 13.0".
+ */
+driver: string | null, 
+/**
  * Why it cannot be used.
  */
 unusable: string | null, };
@@ -1407,6 +1412,10 @@ accelerations: Array<Choice>,
  * What this machine could compute on.
  */
 devices: Array<Device>, 
+/**
+ * The one that is chosen where the person does not.
+ */
+best_device: string, 
 /**
  * Of a picture, in pixels.
  */
