@@ -25,8 +25,9 @@ SHELL := bash
 PACKAGES := gcc libc6-dev
 # What the window needs.
 WINDOW_PACKAGES := $(PACKAGES) pkg-config libwebkit2gtk-4.1-dev
-# What its test needs: a screen, a driver, a mouse and a window to drag files from.
-TEST_PACKAGES := $(WINDOW_PACKAGES) xvfb webkit2gtk-driver xdotool python3-gi gir1.2-gtk-3.0
+# What its test needs: a screen, a driver, a mouse and a window to drag files from; and a C++ compiler, for the
+# card that is emulated.
+TEST_PACKAGES := $(WINDOW_PACKAGES) g++ xvfb webkit2gtk-driver xdotool python3-gi gir1.2-gtk-3.0
 
 # The page is in the program. The same features everywhere, so that nothing is compiled twice.
 WINDOW := --features impasto-window/custom-protocol

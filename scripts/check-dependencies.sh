@@ -30,13 +30,14 @@ forbid_direct() {
 }
 
 forbid impasto-kernels 'candle.*' 'serde' 'serde_json' 'impasto-engine' 'impasto-studio'
+forbid impasto-cuda 'candle.*' 'serde' 'serde_json' 'impasto-kernels' 'impasto-engine' 'impasto-studio'
 forbid impasto-engine 'tauri.*' 'tokio' 'rusqlite' 'impasto-studio'
 forbid impasto-studio 'tauri.*'
-forbid_direct impasto-studio 'candle-core' 'candle-nn'
-forbid_direct impasto 'candle-core' 'candle-nn' 'impasto-kernels'
+forbid_direct impasto-studio 'candle-core' 'candle-nn' 'impasto-cuda'
+forbid_direct impasto 'candle-core' 'candle-nn' 'impasto-kernels' 'impasto-cuda'
 forbid impasto 'tauri.*'
 # The window talks to the studio, and to nothing behind it.
-forbid_direct impasto-window 'candle-core' 'candle-nn' 'impasto-kernels' 'impasto-engine' 'rusqlite'
+forbid_direct impasto-window 'candle-core' 'candle-nn' 'impasto-kernels' 'impasto-cuda' 'impasto-engine' 'rusqlite'
 
 [ "$failed" = 0 ] && echo "dependencies point the right way"
 exit "$failed"
