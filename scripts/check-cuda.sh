@@ -38,3 +38,11 @@ else
   fi
   echo "the device cuda cannot be used here, and says: $(tail -n 1 "$work/cuda.log")"
 fi
+
+generate --out "$work/auto.png" > "$work/auto.json" 2> "$work/auto.log"
+[ -s "$work/auto.png" ] || { echo "there is no picture from the device that it chose" >&2; exit 1; }
+if grep -q '"device": *"cpu"' "$work/auto.json" && ! grep -q 'the processor makes the picture' "$work/auto.log"; then
+  echo "it chose the processor and does not say why" >&2
+  exit 1
+fi
+echo "by itself it makes a picture, and says: $(grep -m 1 warning "$work/auto.log" || echo nothing)"
