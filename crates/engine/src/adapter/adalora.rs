@@ -7,7 +7,7 @@ use crate::{
     Result,
     adapter::{
         Algorithm, Apply, Base, Delta, lora,
-        parts::{Pair, Parts, dimensions},
+        parts::{Pair, Parts, dimensions, scale_rows},
     },
 };
 
@@ -33,10 +33,7 @@ fn add_delta(parts: &Parts, _: &Base<'_>, weight: f64, delta: &mut Delta) -> Res
     let (left, mut right) = (parts.read("up")?, parts.read("down")?);
     let rank = lora::rank(parts).expect("checked by `fits`");
     let factors = parts.read("singular_values")?;
-    let inputs = right.len() / rank;
-    for (row, factor) in right.chunks_exact_mut(inputs).zip(factors) {
-        row.iter_mut().for_each(|value| *value *= factor);
-    }
+    scale_rows(&mut right, &factors);
     let alpha = parts.alpha()?.filter(|alpha| *alpha > 0.0).unwrap_or(rank as f64);
     let scale = weight * alpha / (rank as f64 + 1e-5);
     delta.pairs.push(Pair::new(left, right, rank, scale));

@@ -290,6 +290,14 @@ pub(super) fn tucker(core: &[f32], right: &[f32], (p, q): (usize, usize), taps: 
     product
 }
 
+/// Multiplies each row of a matrix with a factor of its own.
+pub(super) fn scale_rows(matrix: &mut [f32], factors: &[f32]) {
+    let width = matrix.len() / factors.len();
+    for (row, factor) in matrix.chunks_exact_mut(width).zip(factors) {
+        row.iter_mut().for_each(|value| *value *= factor);
+    }
+}
+
 /// Rows become columns; `width` numbers in a row.
 pub(super) fn transposed(matrix: &[f32], width: usize) -> Vec<f32> {
     let height = matrix.len() / width;

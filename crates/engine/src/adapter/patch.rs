@@ -32,7 +32,7 @@ use crate::{
     checkpoint::Tensors,
     device,
     model::layers::Layers,
-    ops::{Change, Device, Remains, Role, Storage, Weights},
+    ops::{Change, Device, Origin, Remains, Role, Storage, Weights},
     text::embedding::Embedding,
 };
 
@@ -51,16 +51,33 @@ pub(crate) struct Fitted {
 }
 
 /// Factors that were read, so that a slider need not read them again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
     /// By module, at weight 1.
     pairs: HashMap<String, Vec<Pair>>,
-    bytes: u64,
+    /// How many more may be kept.
+    bytes_left: u64,
+}
+
+impl Default for Kept {
+    /// None yet, and room for some.
+    fn default() -> Kept {
+        let bytes_left = device::memory().map_or(128 << 20, |bytes| bytes / 64);
+        Kept { pairs: HashMap::new(), bytes_left }
+    }
 }
 
 impl Fitted {
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives up what was read of it.
+    fn rest(&self) {
+        let mut kept = self.lock();
+        if !kept.pairs.is_empty() {
+            *kept = Kept::default();
+        }
     }
 
     /// A module's factors at weight 1. `None` if its change is not just their product.
@@ -77,17 +94,12 @@ impl Fitted {
         let Delta { pairs, rest: None, bias: None } = change else { return Ok(None) };
         let bytes: u64 = pairs.iter().map(Pair::bytes).sum();
         let mut kept = self.lock();
-        if kept.bytes + bytes <= most_kept() {
-            kept.bytes += bytes;
+        if let Some(left) = kept.bytes_left.checked_sub(bytes) {
+            kept.bytes_left = left;
             kept.pairs.insert(module.to_owned(), pairs.clone());
         }
         Ok(Some(pairs))
     }
-}
-
-/// Bytes of factors that are kept of one adapter.
-fn most_kept() -> u64 {
-    device::memory().map_or(128 << 20, |bytes| bytes / 64)
 }
 
 /// One adapter of the stack, with everything that was asked of it.
@@ -123,14 +135,19 @@ impl Coat {
         }
     }
 
+    /// What its factors are.
+    fn origin(&self) -> Origin {
+        (self.fitted.adapter.hash(), self.rank_limit)
+    }
+
     /// Its weight in a block.
     fn weight(&self, block: Block, position: f64) -> f64 {
         AdapterUse::sum(&self.uses, block, position)
     }
 }
 
-/// What a coat is, and what it weighs: content hash, rank limit, bits of the weight.
-pub(crate) type Share = ([u8; 32], Option<usize>, u64);
+/// What a coat is, and the bits of what it weighs.
+pub(crate) type Share = (Origin, u64);
 
 /// The adapters of a request, in the order of their content hashes, at one place among the steps.
 #[derive(Debug, Clone, Default)]
@@ -156,7 +173,7 @@ impl Stack {
         let in_text = |module: &str| self.blocks.get(module).is_text_encoder();
         let coats = self.coats.iter().filter(|coat| coat.fitted.fit.modules().any(in_text));
         let shares = coats.map(shares);
-        shares.filter(|shares| shares.iter().any(|share| share.2 != 0)).collect()
+        shares.filter(|shares| shares.iter().any(|share| share.1 != 0)).collect()
     }
 
     /// The embeddings in adapters that weigh anything anywhere.
@@ -174,7 +191,7 @@ impl Stack {
         let weight = coat.weight(block, self.position);
         // -0 and 0 are both exactly nothing.
         let weight = if weight == 0.0 { 0.0 } else { weight };
-        (coat.fitted.adapter.hash(), coat.rank_limit, weight.to_bits())
+        (coat.origin(), weight.to_bits())
     }
 
     /// The adapters that change a module, with their weights there.
@@ -271,9 +288,7 @@ impl PatchedWeights {
             .filter_map(|module| {
                 let recipe: Recipe = stack
                     .acting(&module)
-                    .map(|(coat, weight)| {
-                        (coat.fitted.adapter.hash(), coat.rank_limit, weight.to_bits())
-                    })
+                    .map(|(coat, weight)| (coat.origin(), weight.to_bits()))
                     .collect();
                 (self.recipes.get(&module) != Some(&recipe)).then_some((module, recipe))
             })
@@ -292,27 +307,24 @@ impl PatchedWeights {
         outdated: Vec<(String, Recipe)>,
         tally: &mut Tally<'_, '_>,
     ) -> Result<()> {
-        let old: Vec<Remains> = (outdated.iter())
-            .map(|(module, _)| {
-                self.recipes.remove(module);
-                let weights = self.layers.modules.remove(module);
-                weights.map(|weights| weights.remains()).unwrap_or_default()
+        let outdated: Vec<(String, Recipe, Remains)> = (outdated.into_iter())
+            .map(|(module, recipe)| {
+                self.recipes.remove(&module);
+                let weights = self.layers.modules.remove(&module);
+                (module, recipe, weights.map(|weights| weights.remains()).unwrap_or_default())
             })
             .collect();
         self.layers.path = tensors.path().to_owned();
         let precision = self.precision.expect("set when the outdated modules were listed");
         let storage = Storage { device: self.device.clone(), precision };
-        let mut old = old.as_slice();
         for batch in outdated.chunks(BATCH) {
             let made: Vec<Weights> = batch
                 .par_iter()
-                .zip(old)
-                .map(|((module, _), remains)| {
+                .map(|(module, _, remains)| {
                     patched(tensors, stack, module, &storage, remains.clone())
                 })
                 .collect::<Result<_>>()?;
-            old = &old[batch.len()..];
-            for ((module, recipe), weights) in batch.iter().zip(made) {
+            for ((module, recipe, _), weights) in batch.iter().zip(made) {
                 self.layers.modules.insert(module.clone(), weights);
                 self.recipes.insert(module.clone(), recipe.clone());
             }
@@ -348,8 +360,7 @@ fn patched(
         (None, Some(change)) => bias = Some(change.clone()),
         (_, None) => {}
     }
-    let origin = |(coat, _): (&Coat, f64)| (coat.fitted.adapter.hash(), coat.rank_limit);
-    let key: Vec<_> = stack.acting(module).map(origin).collect();
+    let key: Vec<_> = stack.acting(module).map(|(coat, _)| coat.origin()).collect();
     let change = Change { factors: &delta.factors(), rest: delta.rest.as_deref(), key: &key };
     let form = (Role::of(module), storage);
     let rows = |first: usize, to: &mut [f32]| base.read(first, to);
@@ -411,7 +422,7 @@ impl Adapters {
         let resting = self.opened.keys().filter(|path| !is_used(path)).count();
         self.opened.retain(|path, _| resting <= RESTING || is_used(path));
         for (_, fitted) in self.opened.iter().filter(|(path, _)| !is_used(path)) {
-            *fitted.lock() = Kept::default();
+            fitted.rest();
         }
         let (coats, blocks) = (coats.into_values().collect(), base.blocks.clone());
         Ok((Stack { coats, blocks, position: 0.0 }, report))

@@ -11,7 +11,7 @@ use crate::{
     Result,
     adapter::{
         Algorithm, Apply, Base, Delta,
-        parts::{Pair, Parts, Suffix, dimensions},
+        parts::{Pair, Parts, Suffix, dimensions, scale_rows},
     },
 };
 
@@ -59,10 +59,7 @@ fn add_delta(parts: &Parts, _: &Base<'_>, weight: f64, delta: &mut Delta) -> Res
     let scale = weight * parts.scale(rank)?;
     for ([p, lambda, q], scale) in STATES.into_iter().zip([scale, -scale]) {
         let (left, factors, mut right) = (parts.read(p)?, parts.read(lambda)?, parts.read(q)?);
-        let inputs = right.len() / rank;
-        for (row, factor) in right.chunks_exact_mut(inputs).zip(factors) {
-            row.iter_mut().for_each(|value| *value *= factor);
-        }
+        scale_rows(&mut right, &factors);
         delta.pairs.push(Pair::new(left, right, rank, scale));
     }
     Ok(())
