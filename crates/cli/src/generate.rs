@@ -145,7 +145,10 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         progress::catch_ctrl_c();
         let (device, reason) = match args.device {
-            DeviceChoice::Auto => (DeviceId::best(), engine::why_no_card()),
+            DeviceChoice::Auto => {
+                let devices = engine::devices();
+                (DeviceId::best_of(&devices), engine::why_no_card(&devices))
+            }
             DeviceChoice::Device(device) => (device, None),
         };
         let engine = Engine::open(device, args.threads)?;

@@ -20,21 +20,27 @@ pub enum DeviceId {
 }
 
 impl DeviceId {
-    /// The first card that can be used; where there is none, the processor.
+    /// The first card among the [`devices`] that can be used; where there is none, the processor.
+    #[must_use]
+    pub fn best_of(devices: &[DeviceInfo]) -> DeviceId {
+        let mut cards = devices.iter().filter(|device| device.id != DeviceId::Cpu);
+        cards.find(|card| card.unusable.is_none()).map_or(DeviceId::Cpu, |card| card.id)
+    }
+
+    /// That of this machine.
     #[must_use]
     pub fn best() -> DeviceId {
-        let mut cards = devices().into_iter().filter(|device| device.id != DeviceId::Cpu);
-        cards.find(|card| card.unusable.is_none()).map_or(DeviceId::Cpu, |card| card.id)
+        DeviceId::best_of(&devices())
     }
 }
 
-/// Why [`best`](DeviceId::best) is no card, in a program that was built for them: a clause.
+/// Why none of the [`devices`] is a card that can be used, in a program that was built for them: a clause.
 #[must_use]
-pub fn why_no_card() -> Option<String> {
-    if !cfg!(feature = "cuda") || DeviceId::best() != DeviceId::Cpu {
+pub fn why_no_card(devices: &[DeviceInfo]) -> Option<String> {
+    if !cfg!(feature = "cuda") || DeviceId::best_of(devices) != DeviceId::Cpu {
         return None;
     }
-    devices().into_iter().find_map(|device| device.unusable)
+    devices.iter().find_map(|device| device.unusable.clone())
 }
 
 impl fmt::Display for DeviceId {
@@ -89,14 +95,16 @@ pub fn devices() -> Vec<DeviceInfo> {
         driver: None,
         unusable: None,
     };
-    let cards = cuda::Card::list().into_iter().map(|card| DeviceInfo {
+    let cards = cuda::Card::list();
+    let absence = if cards.is_empty() { cuda::Card::absence() } else { None };
+    let cards = cards.into_iter().map(|card| DeviceInfo {
         id: DeviceId::Cuda(card.index),
         name: card.name,
         memory_bytes: Some(card.memory_bytes),
         driver: Some(format!("CUDA {}", card.driver)),
         unusable: card.unusable,
     });
-    let absent = cuda::Card::absence().map(|reason| DeviceInfo {
+    let absent = absence.map(|reason| DeviceInfo {
         id: DeviceId::Cuda(0),
         name: "NVIDIA card".into(),
         memory_bytes: None,

@@ -56,12 +56,14 @@ impl Catalog {
     /// Of this program, on this machine.
     #[must_use]
     pub fn of_this_machine() -> Catalog {
+        let devices = engine::devices();
+        let best_device = engine::DeviceId::best_of(&devices).to_string();
         let choice = |id: &str, name: &str| Choice { id: id.to_owned(), name: name.to_owned() };
         Catalog {
             samplers: SAMPLERS.iter().map(|record| choice(record.id, record.name)).collect(),
             schedules: SCHEDULES.iter().map(|record| choice(record.id, record.name)).collect(),
             accelerations: METHODS.iter().map(|record| choice(record.id, record.name)).collect(),
-            devices: engine::devices()
+            devices: devices
                 .into_iter()
                 .map(|device| Device {
                     id: device.id.to_string(),
@@ -71,7 +73,7 @@ impl Catalog {
                     unusable: device.unusable.as_deref().map(crate::error::sentence),
                 })
                 .collect(),
-            best_device: engine::DeviceId::best().to_string(),
+            best_device,
             max_side: engine::MAX_SIDE,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),

@@ -93,7 +93,7 @@ impl Studio {
         let (db, notice) = Db::open(&data.database())?;
         notices.extend(notice);
         if settings.device == settings::AUTO {
-            notices.extend(engine::why_no_card().map(|reason| Notice {
+            notices.extend(engine::why_no_card(&engine::devices()).map(|reason| Notice {
                 message: format!("Pictures are made by the processor: {reason}."),
                 hint: None,
             }));
