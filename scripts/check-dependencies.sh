@@ -30,7 +30,7 @@ forbid_direct() {
 }
 
 forbid impasto-kernels 'candle.*' 'serde' 'serde_json' 'impasto-engine' 'impasto-studio'
-forbid impasto-cuda 'candle.*' 'serde' 'serde_json' 'impasto-kernels' 'impasto-engine' 'impasto-studio'
+forbid impasto-cuda 'candle.*' 'serde' 'serde_json' 'impasto-engine' 'impasto-studio'
 forbid impasto-engine 'tauri.*' 'tokio' 'rusqlite' 'impasto-studio'
 forbid impasto-studio 'tauri.*'
 forbid_direct impasto-studio 'candle-core' 'candle-nn' 'impasto-cuda'

@@ -36,6 +36,11 @@ struct Part {
         first_query = (p.causal ? gridDim.x - 1 - blockIdx.x : blockIdx.x) * queries;
     }
 
+    /// Where its head begins, among as many rows for each image.
+    __device__ __forceinline__ size_t place(const AttentionParams &p, uint32_t rows) const {
+        return size_t(image) * rows * p.width + size_t(head) * p.depth;
+    }
+
     /// Keys that some of them see.
     __device__ __forceinline__ uint32_t keys(const AttentionParams &p, uint32_t queries) const {
         const uint32_t seen = first_query + queries;
@@ -68,11 +73,10 @@ template <class T, int DEPTH, int FRAGMENTS, int KEYS> DEVICE void attention_til
     T *q = reinterpret_cast<T *>(shared_memory()), *k = q + QUERIES * PITCH, *v = k + KEYS * PITCH;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const Part part(p, QUERIES);
-    const size_t column = size_t(part.head) * p.depth;
-    const T *q_head = static_cast<const T *>(p.q) + size_t(part.image) * p.queries * p.width + column;
-    const T *k_head = static_cast<const T *>(p.k) + size_t(part.image) * p.keys * p.width + column;
-    const T *v_head = static_cast<const T *>(p.v) + size_t(part.image) * p.keys * p.width + column;
-    T *output = static_cast<T *>(p.output) + size_t(part.image) * p.queries * p.width + column;
+    const T *q_head = static_cast<const T *>(p.q) + part.place(p, p.queries);
+    const T *k_head = static_cast<const T *>(p.k) + part.place(p, p.keys);
+    const T *v_head = static_cast<const T *>(p.v) + part.place(p, p.keys);
+    T *output = static_cast<T *>(p.output) + part.place(p, p.queries);
     const uint32_t keys = part.keys(p, QUERIES);
     const float scale = scale_to_base_2(p);
 
@@ -222,11 +226,10 @@ template <class T> DEVICE void attention_wide(const AttentionParams &p) {
     float *rows = reinterpret_cast<float *>(weights + QUERIES * P_PITCH);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warp_row = warp / 4 * 16, quarter = warp % 4;
     const Part part(p, QUERIES);
-    const size_t column = size_t(part.head) * p.depth;
-    const T *q_head = static_cast<const T *>(p.q) + size_t(part.image) * p.queries * p.width + column;
-    const T *k_head = static_cast<const T *>(p.k) + size_t(part.image) * p.keys * p.width + column;
-    const T *v_head = static_cast<const T *>(p.v) + size_t(part.image) * p.keys * p.width + column;
-    T *output = static_cast<T *>(p.output) + size_t(part.image) * p.queries * p.width + column;
+    const T *q_head = static_cast<const T *>(p.q) + part.place(p, p.queries);
+    const T *k_head = static_cast<const T *>(p.k) + part.place(p, p.keys);
+    const T *v_head = static_cast<const T *>(p.v) + part.place(p, p.keys);
+    T *output = static_cast<T *>(p.output) + part.place(p, p.queries);
     const uint32_t keys = part.keys(p, QUERIES);
     const float scale = scale_to_base_2(p);
     // Slices in the order in which they are needed: for each round of keys those of the keys, then the values.

@@ -15,12 +15,6 @@ struct ConcatParams {
     uint32_t rows, left_channels, right_channels, unused;
 };
 
-struct GegluParams {
-    const void *input; // (rows, 2 width): values, then gates
-    void *output;      // (rows, width)
-    uint32_t rows, width;
-};
-
 struct PlanesParams {
     const void *input;
     void *output;
@@ -40,13 +34,6 @@ struct ScaleParams {
     void *output;
     uint64_t count;
     uint32_t columns, unused;
-};
-
-struct GatherParams {
-    const void *table;     // (entries, channels)
-    const uint32_t *index; // (rows)
-    void *output;          // (rows, channels)
-    uint32_t rows, channels, entries, unused;
 };
 
 /// The first of the numbers of a thread, or the rest of a buffer's. Every buffer begins at a multiple of 16
@@ -109,17 +96,6 @@ KERNEL(concat_16, ConcatParams, 256, concat(p, 16))
 KERNEL(concat_4, ConcatParams, 256, concat(p, 4))
 KERNEL(concat_2, ConcatParams, 256, concat(p, 2))
 
-template <class T> DEVICE void geglu(const GegluParams &p) {
-    const size_t index = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (index >= size_t(p.rows) * p.width) return;
-    const size_t row = index / p.width, column = index % p.width;
-    const T *input = static_cast<const T *>(p.input) + row * 2 * p.width + column;
-    const float value = widen(get(input, 0)) * gelu(widen(get(input, p.width)));
-    put(static_cast<T *>(p.output), index, narrow<T>(value));
-}
-
-KERNELS(geglu, GegluParams, 256, geglu)
-
 /// A tile of 32 pixels by 32 channels, turned around in shared memory, so that both sides are read and written
 /// side by side.
 constexpr uint32_t TURN = 32;
@@ -176,14 +152,3 @@ template <class T> DEVICE void scale_columns(const ScaleParams &p) {
 }
 
 KERNELS(scale_columns, ScaleParams, 256, scale_columns)
-
-template <class T> DEVICE void gather(const GatherParams &p) {
-    const size_t index = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (index >= size_t(p.rows) * p.channels) return;
-    const uint32_t entry = get(p.index, index / p.channels);
-    if (entry >= p.entries) return;
-    const T value = get(static_cast<const T *>(p.table), size_t(entry) * p.channels + index % p.channels);
-    put(static_cast<T *>(p.output), index, value);
-}
-
-KERNELS(gather, GatherParams, 256, gather)

@@ -1,27 +1,11 @@
 //! Attention: softmax(q · kᵀ / √d) · v, head by head.
 
+pub use kernels::attention::Heads;
+
 use crate::{
     Buffer, Format, Result,
     launch::{Geometry, launch, narrow, params},
 };
-
-/// The sizes of one attention.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heads {
-    /// Sequences.
-    pub batch: usize,
-    /// Heads, side by side in each row.
-    pub heads: usize,
-    /// Numbers per row, of all heads.
-    pub width: usize,
-}
-
-impl Heads {
-    /// Numbers per row and head.
-    fn depth(self) -> usize {
-        self.width / self.heads
-    }
-}
 
 params! {
     /// That of all attention kernels.

@@ -122,27 +122,6 @@ impl Buffer {
         Ok(buffer)
     }
 
-    /// A copy of all numbers of some buffers, one behind the other, as a batch of them.
-    ///
-    /// # Panics
-    /// If there are none, or they are of different formats.
-    ///
-    /// # Errors
-    /// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
-    pub fn joined(buffers: &[&Buffer]) -> Result<Buffer> {
-        let [first, ..] = buffers else { panic!("something to join") };
-        let len = buffers.iter().map(|buffer| buffer.len).sum();
-        let joined = Buffer::new(&first.card, len, first.format)?;
-        let mut to = joined.address;
-        for buffer in buffers {
-            assert_eq!(buffer.format, first.format, "one format");
-            let bytes = buffer.len * buffer.format.bytes();
-            first.card.0.copy(to, buffer.address, bytes)?;
-            to += bytes as u64;
-        }
-        Ok(joined)
-    }
-
     /// How many numbers there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -197,13 +176,13 @@ mod tests {
     use crate::testing::{FORMATS, cards, random, wide};
 
     #[test]
-    fn parts_join_to_the_whole() {
+    fn parts_are_copied() {
         for card in cards() {
             for (format, _) in FORMATS {
                 let (whole, exact) = random(&card, 21, 1, format);
                 let (left, right) = (whole.part(0..8).unwrap(), whole.part(8..21).unwrap());
+                assert_eq!(wide(&left), exact[..8]);
                 assert_eq!(wide(&right), exact[8..]);
-                assert_eq!(wide(&super::Buffer::joined(&[&left, &right]).unwrap()), exact);
                 assert!(whole.part(3..3).unwrap().is_empty());
             }
         }

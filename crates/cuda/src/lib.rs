@@ -4,7 +4,7 @@
 //! of the card ([`Buffer`]) instead of slices. Sums are f32; a result is rounded once.
 //!
 //! A [`Card`] is one device with one stream: operations are queued and run in order, and only
-//! [`Buffer::download`] waits for them. Behind it stands a [`Backend`](backend::Backend):
+//! [`Buffer::download`] waits for them. Behind it stands a `Backend`:
 //!
 //! - `nvidia` (a feature): the driver, and cuDNN and cuBLASLt where they are there. All are looked for when
 //!   the program runs, so it starts without them.
@@ -20,7 +20,6 @@ mod card;
 #[cfg(feature = "emulated")]
 mod emulated;
 mod error;
-mod image;
 mod launch;
 pub mod low_rank;
 pub mod norm;
@@ -36,4 +35,4 @@ mod testing;
 pub use buffer::{Buffer, Format};
 pub use card::{Card, CardInfo, Graph};
 pub use error::{Error, Result};
-pub use image::{Size, Window};
+pub use kernels::conv::{Size, Window};

@@ -1,7 +1,7 @@
 //! Functions of single numbers, and copies: activations, sums, concatenation, other orders and formats.
 
 use crate::{
-    Buffer, Card, Format, Result, Size,
+    Buffer, Format, Result, Size,
     launch::{Geometry, launch, narrow, params},
     product::Activation,
 };
@@ -37,11 +37,6 @@ params! {
 }
 
 params! {
-    /// That of the gated linear unit.
-    struct GegluParams { input: u64, output: u64, rows: u32, width: u32 }
-}
-
-params! {
     /// That of the ways to planes and back.
     struct PlanesParams {
         input: u64,
@@ -61,19 +56,6 @@ params! {
 params! {
     /// That of scaling columns.
     struct ScaleParams { input: u64, scales: u64, output: u64, count: u64, columns: u32, unused: u32 }
-}
-
-params! {
-    /// That of looking up rows.
-    struct GatherParams {
-        table: u64,
-        index: u64,
-        output: u64,
-        rows: u32,
-        channels: u32,
-        entries: u32,
-        unused: u32,
-    }
 }
 
 /// A thread for every eight numbers.
@@ -112,7 +94,7 @@ const SAME: (f32, f32) = (1.0, 0.0);
 /// A function of each number, for any activation but the gated one.
 ///
 /// # Panics
-/// For [`Activation::Geglu`], which is [`geglu`].
+/// For [`Activation::Geglu`], which is one of two.
 ///
 /// # Errors
 /// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
@@ -148,33 +130,6 @@ pub fn affine(x: &Buffer, factor: f32, offset: f32) -> Result<Buffer> {
 pub fn add(a: &Buffer, b: &Buffer) -> Result<Buffer> {
     assert_eq!((a.len(), a.format()), (b.len(), b.format()), "numbers of the same kind");
     each(a, SAME, Activation::code(None), Some(b))
-}
-
-/// The gated linear unit of Shazeer (2020): `value · gelu(gate)`.
-///
-/// * `x`: rows of `width` values and then `width` gates
-/// * returns rows of `width` numbers
-///
-/// # Panics
-/// If there are no whole rows.
-///
-/// # Errors
-/// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
-pub fn geglu(x: &Buffer, width: usize) -> Result<Buffer> {
-    assert_eq!(x.len() % (2 * width), 0, "whole rows");
-    let out = Buffer::new(x.card(), x.len() / 2, x.format())?;
-    if !x.is_empty() {
-        let rows = x.len() / (2 * width);
-        let params = GegluParams {
-            input: x.address(),
-            output: out.address(),
-            rows: narrow(rows),
-            width: narrow(width),
-        };
-        let kernel = format!("geglu_{}", x.format().suffix());
-        launch(x.card(), &kernel, Geometry::row(out.len(), THREADS, THREADS), &params)?;
-    }
-    Ok(out)
 }
 
 /// The rows of `b` behind those of `a`: `(rows, C)` and `(rows, D)` become `(rows, C + D)`.
@@ -279,41 +234,6 @@ pub fn convert(x: &Buffer, format: Format) -> Result<Buffer> {
     Ok(out)
 }
 
-/// Rows of a table, `(entries, channels)`: those of the given numbers, one behind the other.
-///
-/// # Panics
-/// If the table has no whole rows, or not one of them.
-///
-/// # Errors
-/// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
-pub fn gather(table: &Buffer, channels: usize, rows: &[u32]) -> Result<Buffer> {
-    let entries = table.len() / channels;
-    assert_eq!(table.len(), entries * channels, "whole rows");
-    assert!(rows.iter().all(|row| (*row as usize) < entries), "rows of the table");
-    let out = Buffer::new(table.card(), rows.len() * channels, table.format())?;
-    if !rows.is_empty() {
-        let index = upload_index(table.card(), rows)?;
-        let params = GatherParams {
-            table: table.address(),
-            index: index.address(),
-            output: out.address(),
-            rows: narrow(rows.len()),
-            channels: narrow(channels),
-            entries: narrow(entries),
-            unused: 0,
-        };
-        let kernel = format!("gather_{}", table.format().suffix());
-        launch(table.card(), &kernel, Geometry::row(out.len(), THREADS, THREADS), &params)?;
-    }
-    Ok(out)
-}
-
-/// Whole numbers on the card, in a buffer that is as long as one of f32.
-fn upload_index(card: &Card, index: &[u32]) -> Result<Buffer> {
-    let bytes: Vec<u8> = index.iter().flat_map(|row| row.to_le_bytes()).collect();
-    Buffer::upload_bytes(card, &bytes, Format::F32)
-}
-
 /// A matrix whose columns are multiplied with a number each, rounded once.
 ///
 /// * `x`: `(rows, columns)` in f32
@@ -393,14 +313,6 @@ mod tests {
     }
 
     #[test]
-    fn geglu_gates_the_first_half_by_the_second() {
-        for card in cards() {
-            let x = Buffer::upload(&card, &[3.0, 5.0, 0.0, 20.0], Format::Bf16).unwrap();
-            assert_eq!(geglu(&x, 2).unwrap().download().unwrap(), [0.0, 100.0]);
-        }
-    }
-
-    #[test]
     fn concat_keeps_rows_together() {
         for card in cards() {
             for (format, _) in FORMATS {
@@ -449,22 +361,6 @@ mod tests {
                 assert_eq!(wide(&converted), wide(&expected), "{format:?}");
                 let back = convert(&converted, Format::F32).unwrap();
                 assert_eq!(wide(&back), wide(&expected), "{format:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn rows_are_looked_up() {
-        for card in cards() {
-            for (format, _) in FORMATS {
-                let (table, exact) = random(&card, 7 * 12, 1, format);
-                let rows = [6, 0, 3, 3];
-                let found = gather(&table, 12, &rows).unwrap();
-                let expected: Vec<f64> = rows
-                    .iter()
-                    .flat_map(|row| exact[*row as usize * 12..][..12].to_vec())
-                    .collect();
-                assert_eq!(wide(&found), expected);
             }
         }
     }

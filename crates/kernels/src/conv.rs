@@ -55,6 +55,9 @@ pub struct Window {
 }
 
 impl Window {
+    /// That of a linear layer: one pixel after the other.
+    pub const PIXEL: Window = Window { kernel: 1, stride: 1, before: 0, after: 0 };
+
     /// Output rows (or columns) for `pixels` input rows (or columns).
     #[must_use]
     pub fn outputs(self, pixels: usize) -> usize {

@@ -4,13 +4,15 @@ use std::{iter, sync::Arc};
 
 use cuda::{
     Buffer, Card, Format,
-    attention::Heads,
     low_rank::{self, Base},
     norm::Norm,
     pointwise,
     product::{self, Extras},
 };
-use kernels::conv::{Size, Window};
+use kernels::{
+    attention::Heads,
+    conv::{Size, Window},
+};
 
 use super::{Activation, Change, Extent, Function, Origin};
 use crate::{Precision, Result};
@@ -63,11 +65,6 @@ pub(super) fn precision(format: Format) -> Precision {
         Format::F16 => Precision::F16,
         Format::Bf16 => Precision::Bf16,
     }
-}
-
-pub(super) fn size(size: Size) -> cuda::Size {
-    let Size { batch, height, width, channels } = size;
-    cuda::Size { batch, height, width, channels }
 }
 
 impl Form {
@@ -227,12 +224,8 @@ pub(super) fn conv(
     doubled: Option<(usize, usize)>,
     (image_rows, residual): (Option<&Buffer>, Option<&Buffer>),
 ) -> Result<(Buffer, Size)> {
-    let Window { kernel, stride, before, after } = window;
-    let window = cuda::Window { kernel, stride, before, after };
     let extras = Extras { image_rows, activation: None, residual };
-    let (out, to) = product::conv(x, size(from), form.weights(), window, doubled, &extras)?;
-    let cuda::Size { batch, height, width, channels } = to;
-    Ok((out, Size { batch, height, width, channels }))
+    Ok(product::conv(x, from, form.weights(), window, doubled, &extras)?)
 }
 
 pub(super) fn each(x: &Buffer, function: Function) -> Result<Buffer> {
@@ -250,7 +243,7 @@ pub(super) fn group_norm(
     (x, of): (&Buffer, Size),
     silu: bool,
 ) -> Result<Buffer> {
-    Ok(cuda::norm::group_norm(x, size(of), &form.factors(eps), groups, silu)?)
+    Ok(cuda::norm::group_norm(x, of, &form.factors(eps), groups, silu)?)
 }
 
 pub(super) fn layer_norm(form: &Form, eps: f32, x: &Buffer) -> Result<Buffer> {
@@ -261,11 +254,10 @@ pub(super) fn attention(
     q: &Buffer,
     k: &Buffer,
     v: &Buffer,
-    heads: kernels::attention::Heads,
+    heads: Heads,
     causal: bool,
 ) -> Result<Buffer> {
-    let kernels::attention::Heads { batch, heads, width } = heads;
-    Ok(cuda::attention::attention(q, k, v, Heads { batch, heads, width }, causal)?)
+    Ok(cuda::attention::attention(q, k, v, heads, causal)?)
 }
 
 pub(super) fn concat(

@@ -24,6 +24,7 @@ mod host;
 use std::{borrow::Cow, sync::Arc};
 
 use kernels::{
+    attention::Heads,
     conv::{Size, Window},
     product::Factors,
 };
@@ -199,7 +200,7 @@ impl Map {
             Device::Card(card) => {
                 let planes = cuda::Buffer::upload(card, planes, cuda::Format::F32)?;
                 let format = card::format(storage.precision);
-                Buffer::Card(cuda::pointwise::from_planes(&planes, card::size(size), format)?)
+                Buffer::Card(cuda::pointwise::from_planes(&planes, size, format)?)
             }
         };
         Ok(Map { size, data: Arc::new(data) })
@@ -215,9 +216,7 @@ impl Map {
     pub(crate) fn planes(&self) -> Result<Vec<f32>> {
         Ok(match &*self.data {
             Buffer::Host(numbers) => numbers.planes(self.size),
-            Buffer::Card(numbers) => {
-                cuda::pointwise::to_planes(numbers, card::size(self.size))?.download()?
-            }
+            Buffer::Card(numbers) => cuda::pointwise::to_planes(numbers, self.size)?.download()?,
         })
     }
 
@@ -296,14 +295,14 @@ impl Recorded {
         let planes = cuda::Buffer::upload(card, planes, cuda::Format::F32)?;
         let recorded = card.capture(|| {
             let format = card::format(storage.precision);
-            let data = cuda::pointwise::from_planes(&planes, card::size(size), format)?;
+            let data = cuda::pointwise::from_planes(&planes, size, format)?;
             let map = Map { size, data: Arc::new(Buffer::Card(data)) };
             let failed = |error: crate::Error| cuda::Error::Failed {
                 doing: "recording".into(),
                 reason: error.to_string(),
             };
             let result = work(map, &tokens).map_err(failed)?;
-            cuda::pointwise::to_planes(result.data.card(), card::size(result.size))
+            cuda::pointwise::to_planes(result.data.card(), result.size)
         });
         Ok(match recorded {
             Ok((result, graph)) => Some(Recorded { size, planes, tokens, result, graph }),
@@ -706,7 +705,7 @@ pub(crate) fn attention(
     heads: usize,
     causal: bool,
 ) -> Result<Tokens> {
-    let sizes = kernels::attention::Heads { batch: q.batch, heads, width: q.channels };
+    let sizes = Heads { batch: q.batch, heads, width: q.channels };
     let data = on_device!(
         q.data,
         |x| host::attention(x, k.data.host(), v.data.host(), sizes, causal),

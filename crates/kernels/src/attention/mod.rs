@@ -31,7 +31,8 @@ pub struct Heads {
 
 impl Heads {
     /// Numbers per row and head.
-    fn depth(self) -> usize {
+    #[must_use]
+    pub fn depth(self) -> usize {
         self.width / self.heads
     }
 }

@@ -3,11 +3,7 @@
 //! One call does convolution, bias and residual, in one way: `IMPLICIT_PRECOMP_GEMM`, the only one that ends
 //! without an activation, and one that gives the same bits each time.
 
-use std::{
-    collections::HashMap,
-    ffi::c_void,
-    ptr::{self, NonNull},
-};
+use std::ptr::NonNull;
 
 use cudarc::{
     cudnn::{
@@ -21,7 +17,7 @@ use cudarc::{
     driver::sys::CUstream,
 };
 
-use super::{Addresses, Kind, version_name};
+use super::{Addresses, Kind, Plans, pointer, version_name};
 use crate::Format;
 
 /// The oldest library whose answers the bindings know.
@@ -29,11 +25,11 @@ const OLDEST: usize = 90_000;
 /// The way that is taken.
 const ALGORITHM: Algorithm = Algorithm::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
 
-/// The library with what it knows of each kind of convolutions. `None`: it does not do them.
+/// The library with what it knows of each kind of convolutions.
 pub(super) struct Convolutions {
     handle: cudnnHandle_t,
     version: usize,
-    plans: HashMap<Kind, Option<Plan>>,
+    plans: Plans<Plan>,
 }
 
 // SAFETY: The handles are not bound to a thread; they are used behind the device's lock.
@@ -65,7 +61,7 @@ impl Convolutions {
             // It loads further libraries, and fails if they are missing.
             handle: result::create_handle().ok()?,
             version,
-            plans: HashMap::new(),
+            plans: Plans::new(),
         };
         // SAFETY: Both handles are there.
         unsafe { result::set_stream(found.handle, stream.cast()) }.ok()?;
@@ -79,37 +75,25 @@ impl Convolutions {
     /// Asks whether it does a kind of convolutions. Bytes of memory that it needs beside, or `None` if not.
     pub(super) fn prepare(&mut self, kind: Kind) -> Option<usize> {
         let handle = self.handle;
-        let plan = self.plans.entry(kind).or_insert_with(|| Plan::new(handle, kind));
-        plan.as_ref().map(|plan| plan.workspace)
+        self.plans.get(kind, || Plan::ask(handle, kind).ok()).map(|plan| plan.workspace)
     }
 
     /// Queues a convolution. False if it was refused: then it is not asked again.
     pub(super) fn queue(&mut self, kind: Kind, addresses: &Addresses) -> bool {
-        let Some(Some(plan)) = self.plans.get(&kind) else { return false };
-        let done = plan.queue(self.handle, addresses).is_ok();
-        if !done {
-            self.plans.insert(kind, None);
-        }
-        done
+        let handle = self.handle;
+        self.plans.queue(kind, |plan| plan.queue(handle, addresses))
     }
 }
 
 impl Drop for Convolutions {
     fn drop(&mut self) {
-        self.plans.clear();
+        self.plans = Plans::new();
         // SAFETY: The handle is our own, and nothing of it runs any more. A failure leaves nothing to do.
         let _ = unsafe { result::destroy_handle(self.handle) };
     }
 }
 
 impl Plan {
-    fn new(handle: cudnnHandle_t, kind: Kind) -> Option<Plan> {
-        if kind.alignment < 16 {
-            return None;
-        }
-        Plan::ask(handle, kind).ok()
-    }
-
     fn ask(handle: cudnnHandle_t, kind: Kind) -> Result<Plan, CudnnError> {
         let number = match kind.format {
             Format::F32 => Number::CUDNN_DATA_FLOAT,
@@ -192,11 +176,6 @@ impl Plan {
             )
         }
     }
-}
-
-/// An address of the card's, as the library takes it.
-fn pointer(address: u64) -> *mut c_void {
-    ptr::with_exposed_provenance_mut(usize::try_from(address).unwrap_or_default())
 }
 
 /// The library said that it made something, and there is nothing.

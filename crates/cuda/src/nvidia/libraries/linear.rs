@@ -4,11 +4,7 @@
 //! `(pixels, channels)` as they lie, their product is `Wᵀ · X`: both run along the channels, which is the order
 //! that tensor cores read best.
 
-use std::{
-    collections::HashMap,
-    ffi::c_void,
-    ptr::{self, NonNull},
-};
+use std::ptr::{self, NonNull};
 
 use cudarc::{
     cublaslt::{
@@ -24,7 +20,7 @@ use cudarc::{
     driver::sys::CUstream,
 };
 
-use super::{Addresses, Kind, WORKSPACE, version_name};
+use super::{Addresses, Kind, Plans, WORKSPACE, pointer, version_name};
 use crate::Format;
 
 /// `CUBLAS_OP_T`, which the bindings have in another library.
@@ -33,12 +29,12 @@ const TRANSPOSED: i32 = 1;
 /// The oldest library whose answers the bindings know.
 const OLDEST: usize = 120_000;
 
-/// The library with what it chose for each kind of products. `None`: it does not do them.
+/// The library with what it chose for each kind of products.
 pub(super) struct Linears {
     handle: cublasLtHandle_t,
     stream: CUstream,
     version: usize,
-    plans: HashMap<Kind, Option<Plan>>,
+    plans: Plans<Plan>,
 }
 
 // SAFETY: The handles are not bound to a thread; they are used behind the device's lock.
@@ -66,7 +62,7 @@ impl Linears {
             return None;
         }
         let handle = result::create_handle().ok()?;
-        Some(Linears { handle, stream, version, plans: HashMap::new() })
+        Some(Linears { handle, stream, version, plans: Plans::new() })
     }
 
     pub(super) fn version(&self) -> String {
@@ -76,38 +72,25 @@ impl Linears {
     /// Asks how to do a kind of products. Bytes of memory that it needs beside, or `None` if it does not do them.
     pub(super) fn prepare(&mut self, kind: Kind) -> Option<usize> {
         let handle = self.handle;
-        let plan = self.plans.entry(kind).or_insert_with(|| Plan::new(handle, kind));
-        plan.as_ref().map(|plan| plan.workspace)
+        self.plans.get(kind, || Plan::choose(handle, kind).ok()).map(|plan| plan.workspace)
     }
 
     /// Queues a product. False if it was refused: then it is not asked again.
     pub(super) fn queue(&mut self, kind: Kind, addresses: &Addresses) -> bool {
-        let Some(Some(plan)) = self.plans.get(&kind) else { return false };
-        let done = plan.queue(self.handle, self.stream, addresses).is_ok();
-        if !done {
-            self.plans.insert(kind, None);
-        }
-        done
+        let (handle, stream) = (self.handle, self.stream);
+        self.plans.queue(kind, |plan| plan.queue(handle, stream, addresses))
     }
 }
 
 impl Drop for Linears {
     fn drop(&mut self) {
-        self.plans.clear();
+        self.plans = Plans::new();
         // SAFETY: The handle is our own, and nothing of it runs any more. A failure leaves nothing to do.
         let _ = unsafe { result::destroy_handle(self.handle) };
     }
 }
 
 impl Plan {
-    fn new(handle: cublasLtHandle_t, kind: Kind) -> Option<Plan> {
-        // Tensor cores want 16 bytes at once, and cuBLASLt's tables assume it.
-        if kind.alignment < 16 {
-            return None;
-        }
-        Plan::choose(handle, kind).ok()
-    }
-
     fn choose(handle: cublasLtHandle_t, kind: Kind) -> Result<Plan, CublasError> {
         let number = match kind.format {
             Format::F32 => cudaDataType::CUDA_R_32F,
@@ -192,11 +175,6 @@ impl Plan {
             )
         }
     }
-}
-
-/// An address of the card's, as the library takes it.
-fn pointer(address: u64) -> *mut c_void {
-    ptr::with_exposed_provenance_mut(usize::try_from(address).unwrap_or_default())
 }
 
 /// What is multiplied, and what is done at the end.

@@ -10,7 +10,12 @@
 mod convolution;
 mod linear;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    collections::HashMap,
+    ffi::c_void,
+    panic::{AssertUnwindSafe, catch_unwind},
+    ptr,
+};
 
 use cudarc::driver::sys::CUstream;
 
@@ -147,6 +152,37 @@ struct Addresses {
     residual: Option<u64>,
     output: u64,
     workspace: u64,
+}
+
+/// An address of the card's, as the libraries take it.
+fn pointer(address: u64) -> *mut c_void {
+    ptr::with_exposed_provenance_mut(usize::try_from(address).unwrap_or_default())
+}
+
+/// What a library knows of each kind of products that it was asked for. `None`: it does not do them.
+struct Plans<P>(HashMap<Kind, Option<P>>);
+
+impl<P> Plans<P> {
+    fn new() -> Plans<P> {
+        Plans(HashMap::new())
+    }
+
+    /// The plan of a kind, made at the first question.
+    fn get(&mut self, kind: Kind, make: impl FnOnce() -> Option<P>) -> Option<&P> {
+        // Tensor cores want 16 bytes at once, and the libraries' tables assume it.
+        let make = || if kind.alignment < 16 { None } else { make() };
+        self.0.entry(kind).or_insert_with(make).as_ref()
+    }
+
+    /// Queues a product by its plan. False if it was refused: then it is not asked for again.
+    fn queue<E>(&mut self, kind: Kind, queue: impl FnOnce(&P) -> Result<(), E>) -> bool {
+        let Some(Some(plan)) = self.0.get(&kind) else { return false };
+        let done = queue(plan).is_ok();
+        if !done {
+            self.0.insert(kind, None);
+        }
+        done
+    }
 }
 
 /// Queues a product with a library, or leaves it.
