@@ -2,6 +2,8 @@
 //! pages that kill whoever touches them, on every rung that the processor has. The results are those of
 //! the portable rung.
 
+use std::convert::Infallible;
+
 use crate::{
     Isa, Number, Operand, Values,
     attention::{Heads, attention_with},
@@ -98,6 +100,15 @@ fn additions<T: Operand>(isa: Isa, dice: &mut Dice) {
             sum
         });
         agree(&out[0], &out[1], &format!("{isa}: {outputs} x {width} of rank {rank}, twice"));
+        let rows = |first: usize, to: &mut [f32]| {
+            to.copy_from_slice(&values::<f32>(outputs * width, 17)[first * width..][..to.len()]);
+            Ok::<_, Infallible>(())
+        };
+        let Ok(packed) =
+            Packed::<T>::from_rows(outputs, width, 1, None, Sampling::Same, (rows, Some(&change)));
+        let Ok(plain) =
+            Packed::<T>::from_rows(outputs, width, 1, None, Sampling::Same, (rows, None));
+        assert!(packed.values().ne(plain.values()), "the change is in it");
     }
 }
 

@@ -23,6 +23,9 @@ pub unsafe trait Lanes: Copy {
     unsafe fn load_bf16(from: *const bf16) -> Self;
     /// Rounds to the nearest, ties to even; what is not a number stays so.
     unsafe fn store_bf16(self, to: *mut bf16);
+    /// Rounds as [`store_bf16`](Lanes::store_bf16), and stores each number with that of `second` behind it:
+    /// 32 numbers.
+    unsafe fn store_bf16_pairs(self, second: Self, to: *mut bf16);
     /// IEEE half precision.
     unsafe fn load_f16(from: *const f16) -> Self;
     unsafe fn add(self, other: Self) -> Self;
@@ -39,6 +42,16 @@ pub unsafe trait Lanes: Copy {
     unsafe fn power_of_2(self) -> Self;
     /// Near `1 / self`: the first value of Newton's iteration.
     unsafe fn reciprocal_guess(self) -> Self;
+
+    /// Columns of rows: number `i` of row `j` becomes number `j` of row `i`, whatever its bits.
+    #[inline(always)]
+    unsafe fn turned(rows: [Self; LANES]) -> [Self; LANES] {
+        // SAFETY: sixteen numbers each.
+        unsafe {
+            let rows = rows.map(|row| row.to_array());
+            std::array::from_fn(|i| Self::load(rows.map(|row| row[i]).as_ptr()))
+        }
+    }
 
     #[inline(always)]
     unsafe fn to_array(self) -> [f32; LANES] {
@@ -121,6 +134,16 @@ unsafe impl Lanes for Plain {
         }
         // SAFETY: the caller's sixteen numbers.
         unsafe { to.cast::<[bf16; LANES]>().write_unaligned(narrow) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16_pairs(self, second: Plain, to: *mut bf16) {
+        let mut pairs = [[bf16::ZERO; 2]; LANES];
+        for (pair, (first, second)) in pairs.iter_mut().zip(self.0.into_iter().zip(second.0)) {
+            *pair = [Number::from_f32(first), Number::from_f32(second)];
+        }
+        // SAFETY: the caller's 32 numbers.
+        unsafe { to.cast::<[[bf16; 2]; LANES]>().write_unaligned(pairs) }
     }
 
     #[inline(always)]
@@ -229,6 +252,18 @@ mod aarch64 {
         }
     }
 
+    /// Rounded to bf16, in the upper halves of 32 bits.
+    #[inline(always)]
+    unsafe fn rounded(value: float32x4_t) -> uint32x4_t {
+        unsafe {
+            let bits = vreinterpretq_u32_f32(value);
+            let odd = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
+            let rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+            let quiet = vorrq_u32(bits, vdupq_n_u32(0x40_0000));
+            vbslq_u32(vceqq_f32(value, value), rounded, quiet)
+        }
+    }
+
     // SAFETY: NEON is part of the target.
     unsafe impl Lanes for Neon {
         #[inline(always)]
@@ -256,13 +291,16 @@ mod aarch64 {
         #[inline(always)]
         unsafe fn store_bf16(self, to: *mut bf16) {
             for (part, value) in self.0.into_iter().enumerate() {
+                unsafe { vst1_u16(to.add(4 * part).cast(), vshrn_n_u32::<16>(rounded(value))) }
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store_bf16_pairs(self, second: Neon, to: *mut bf16) {
+            for (part, (first, second)) in self.0.into_iter().zip(second.0).enumerate() {
                 unsafe {
-                    let bits = vreinterpretq_u32_f32(value);
-                    let odd = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
-                    let rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
-                    let quiet = vorrq_u32(bits, vdupq_n_u32(0x40_0000));
-                    let value = vbslq_u32(vceqq_f32(value, value), rounded, quiet);
-                    vst1_u16(to.add(4 * part).cast(), vshrn_n_u32::<16>(value));
+                    let pairs = vsriq_n_u32::<16>(rounded(second), rounded(first));
+                    vst1q_u32(to.add(8 * part).cast(), pairs);
                 }
             }
         }
@@ -351,7 +389,7 @@ mod x86 {
 
     use half::{bf16, f16};
 
-    use super::{GUESS, Lanes};
+    use super::{GUESS, LANES, Lanes};
 
     /// [`Lanes`] in one register of AVX-512.
     #[derive(Clone, Copy)]
@@ -389,15 +427,18 @@ mod x86 {
         #[inline(always)]
         unsafe fn store_bf16(self, to: *mut bf16) {
             unsafe {
-                let bits = _mm512_castps_si512(self.0);
-                let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-                let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-                let rounded = _mm512_add_epi32(bits, half);
-                let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
-                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
-                let value = _mm512_mask_blend_epi32(nan, rounded, quiet);
-                let narrow = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(value));
+                let narrow = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(self.rounded()));
                 _mm256_storeu_si256(to.cast(), narrow);
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store_bf16_pairs(self, second: Avx512, to: *mut bf16) {
+            unsafe {
+                let first = _mm512_srli_epi32::<16>(self.rounded());
+                // The odd ones of 32 numbers are the upper halves.
+                let pairs = _mm512_mask_blend_epi16(0xaaaa_aaaa, first, second.rounded());
+                _mm512_storeu_si512(to.cast(), pairs);
             }
         }
 
@@ -466,9 +507,60 @@ mod x86 {
                 Avx512(_mm512_castsi512_ps(bits))
             }
         }
+
+        #[inline(always)]
+        unsafe fn turned(rows: [Avx512; LANES]) -> [Avx512; LANES] {
+            unsafe {
+                // Within each quarter of a register squares of four turn, then the squares do.
+                let mut squares = [_mm512_setzero_ps(); LANES];
+                for (rows, to) in rows.as_chunks::<4>().0.iter().zip(squares.as_chunks_mut::<4>().0)
+                {
+                    let [a, b, c, d] = rows.map(|row| row.0);
+                    let (ab, cd) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
+                    let (ab_high, cd_high) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));
+                    *to = [
+                        _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd),
+                        _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd),
+                        _mm512_shuffle_ps::<0b01_00_01_00>(ab_high, cd_high),
+                        _mm512_shuffle_ps::<0b11_10_11_10>(ab_high, cd_high),
+                    ];
+                }
+                let mut turned = rows;
+                for at in 0..4 {
+                    let [a, b, c, d] = [0, 4, 8, 12].map(|square| squares[square + at]);
+                    let even = (shuffled::<0b10_00_10_00>(a, b), shuffled::<0b10_00_10_00>(c, d));
+                    let odd = (shuffled::<0b11_01_11_01>(a, b), shuffled::<0b11_01_11_01>(c, d));
+                    turned[at] = Avx512(shuffled::<0b10_00_10_00>(even.0, even.1));
+                    turned[4 + at] = Avx512(shuffled::<0b10_00_10_00>(odd.0, odd.1));
+                    turned[8 + at] = Avx512(shuffled::<0b11_01_11_01>(even.0, even.1));
+                    turned[12 + at] = Avx512(shuffled::<0b11_01_11_01>(odd.0, odd.1));
+                }
+                turned
+            }
+        }
+    }
+
+    /// Two quarters of `a`, then two of `b`.
+    #[inline(always)]
+    unsafe fn shuffled<const WHICH: i32>(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_shuffle_f32x4::<WHICH>(a, b) }
     }
 
     impl Avx512 {
+        /// Rounded to bf16, in the upper halves of 32 bits.
+        #[inline(always)]
+        unsafe fn rounded(self) -> __m512i {
+            unsafe {
+                let bits = _mm512_castps_si512(self.0);
+                let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+                let rounded = _mm512_add_epi32(bits, half);
+                let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+                _mm512_mask_blend_epi32(nan, rounded, quiet)
+            }
+        }
+
         /// `self + a · b`, where each of the sixteen numbers of `a` and `b` is two of bf16, both of whose
         /// products are added. Needs AVX-512 BF16.
         #[inline(always)]
@@ -574,6 +666,19 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn store_bf16_pairs(self, second: Avx2, to: *mut bf16) {
+            unsafe {
+                for (part, (first, second)) in
+                    [(self.0, second.0), (self.1, second.1)].into_iter().enumerate()
+                {
+                    let upper = _mm256_slli_epi32::<16>(rounded(second));
+                    let pairs = _mm256_or_si256(rounded(first), upper);
+                    _mm256_storeu_si256(to.add(16 * part).cast(), pairs);
+                }
+            }
+        }
+
+        #[inline(always)]
         unsafe fn load_f16(from: *const f16) -> Avx2 {
             unsafe {
                 Avx2(
@@ -649,6 +754,53 @@ mod x86 {
                 let guess = _mm256_set1_epi32(GUESS.cast_signed());
                 self.each(|x| _mm256_castsi256_ps(_mm256_sub_epi32(guess, _mm256_castps_si256(x))))
             }
+        }
+
+        #[inline(always)]
+        unsafe fn turned(rows: [Avx2; LANES]) -> [Avx2; LANES] {
+            unsafe {
+                let mut turned = rows;
+                let (upper, lower) = turned.split_at_mut(8);
+                let quarter = |rows: &[Avx2], part: fn(&Avx2) -> __m256| {
+                    turned_eight(std::array::from_fn(|i| part(&rows[i])))
+                };
+                let (above, below) = rows.split_at(8);
+                let [a, b] = [quarter(above, |row| row.0), quarter(below, |row| row.0)];
+                let [c, d] = [quarter(above, |row| row.1), quarter(below, |row| row.1)];
+                for i in 0..8 {
+                    upper[i] = Avx2(a[i], b[i]);
+                    lower[i] = Avx2(c[i], d[i]);
+                }
+                turned
+            }
+        }
+    }
+
+    /// Columns of eight rows of eight numbers.
+    #[inline(always)]
+    unsafe fn turned_eight(rows: [__m256; 8]) -> [__m256; 8] {
+        unsafe {
+            // Within each half of a register squares of four turn, then the squares do.
+            let mut squares = [_mm256_setzero_ps(); 8];
+            for (rows, to) in rows.as_chunks::<4>().0.iter().zip(squares.as_chunks_mut::<4>().0) {
+                let [a, b, c, d] = *rows;
+                let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+                let (ab_high, cd_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+                *to = [
+                    _mm256_shuffle_ps::<0b01_00_01_00>(ab, cd),
+                    _mm256_shuffle_ps::<0b11_10_11_10>(ab, cd),
+                    _mm256_shuffle_ps::<0b01_00_01_00>(ab_high, cd_high),
+                    _mm256_shuffle_ps::<0b11_10_11_10>(ab_high, cd_high),
+                ];
+            }
+            std::array::from_fn(|i| {
+                let (a, b) = (squares[i % 4], squares[4 + i % 4]);
+                if i < 4 {
+                    _mm256_permute2f128_ps::<0x20>(a, b)
+                } else {
+                    _mm256_permute2f128_ps::<0x31>(a, b)
+                }
+            })
         }
     }
 }
@@ -768,6 +920,16 @@ mod tests {
             L::load(odd.as_ptr()).store_bf16(narrow.as_mut_ptr());
             Plain::load(odd.as_ptr()).store_bf16(plain.as_mut_ptr());
             assert_eq!(narrow.map(bf16::to_bits), plain.map(bf16::to_bits));
+            let mut pairs = [[bf16::ZERO; 2]; LANES];
+            L::load(odd.as_ptr()).store_bf16_pairs(a, pairs.as_mut_ptr().cast());
+            assert_eq!(pairs.map(|pair| pair[0].to_bits()), plain.map(bf16::to_bits));
+            assert_eq!(pairs.map(|pair| pair[1]), x.map(<bf16 as Number>::from_f32));
+            let square: [[f32; LANES]; LANES] =
+                std::array::from_fn(|row| std::array::from_fn(|at| (LANES * row + at) as f32));
+            let turned = L::turned(square.map(|row| L::load(row.as_ptr())));
+            for (column, turned) in turned.into_iter().enumerate() {
+                assert_eq!(turned.to_array(), square.map(|row| row[column]));
+            }
             let halves: [f16; LANES] = std::array::from_fn(|i| f16::from_f32(odd[i % 4] * 3.3));
             let (half, plain) = (L::load_f16(halves.as_ptr()), Plain::load_f16(halves.as_ptr()));
             assert_eq!(half.to_array(), plain.to_array());

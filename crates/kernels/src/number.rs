@@ -34,6 +34,14 @@ pub trait Number: AnyBits + Send + Sync + PartialEq + std::fmt::Debug + 'static 
     #[doc(hidden)]
     unsafe fn store<L: Lanes>(lanes: L, to: *mut Self);
 
+    /// Rounds sixteen numbers of each of the [`GROUP`](Number::GROUP) inputs from `first` on, and stores them
+    /// as a group of a panel, `[output 16][input % GROUP]`.
+    ///
+    /// # Safety
+    /// All of them must be writable, and the processor have the lanes' instructions.
+    #[doc(hidden)]
+    unsafe fn store_group<L: Lanes>(input: impl Fn(usize) -> L, first: usize, to: *mut Self);
+
     /// A slice of this kind as f32, if it is one.
     fn as_f32(values: &[Self]) -> Option<&[f32]>;
 
@@ -68,6 +76,12 @@ impl Number for f32 {
     unsafe fn store<L: Lanes>(lanes: L, to: *mut f32) {
         // SAFETY: the caller's conditions.
         unsafe { lanes.store(to) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_group<L: Lanes>(input: impl Fn(usize) -> L, first: usize, to: *mut f32) {
+        // SAFETY: the caller's conditions.
+        unsafe { input(first).store(to) }
     }
 
     fn as_f32(values: &[f32]) -> Option<&[f32]> {
@@ -113,6 +127,12 @@ impl Number for bf16 {
     unsafe fn store<L: Lanes>(lanes: L, to: *mut bf16) {
         // SAFETY: the caller's conditions.
         unsafe { lanes.store_bf16(to) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_group<L: Lanes>(input: impl Fn(usize) -> L, first: usize, to: *mut bf16) {
+        // SAFETY: the caller's conditions.
+        unsafe { input(first).store_bf16_pairs(input(first + 1), to) }
     }
 
     fn as_f32(_: &[bf16]) -> Option<&[f32]> {

@@ -404,6 +404,16 @@ impl TensorReader<'_> {
     /// # Panics
     /// If the tensor does not have so many.
     pub(crate) fn read(&self, first: usize, to: &mut [f32]) -> Result<()> {
+        self.read_with(first, to, |_| Ok(()))
+    }
+
+    /// [`read`](TensorReader::read), with a look at each part while it is in the cache.
+    fn read_with(
+        &self,
+        first: usize,
+        to: &mut [f32],
+        look: impl Fn(&[f32]) -> Result<()>,
+    ) -> Result<()> {
         let TensorReader { file, name, info } = *self;
         let size = info.dtype.size();
         let chunk = if info.strides.is_some() { GATHERED } else { CHUNK };
@@ -421,6 +431,7 @@ impl TensorReader<'_> {
                     found: format!("stored as {} in `{name}`", dtype.name()),
                     advice: "Weights are F32, F16, BF16, F8 or F64".into(),
                 })?;
+                look(to)?;
             }
             Ok(())
         };
@@ -486,12 +497,13 @@ impl TensorReader<'_> {
         to: &mut [f32],
         advice: &'static str,
     ) -> Result<()> {
-        self.read(first, to)?;
-        if pointwise::all_finite(to) {
-            return Ok(());
-        }
-        let (path, tensor) = (self.file.path.clone(), self.name.to_owned());
-        Err(Error::NotFinite { path, tensor, advice })
+        self.read_with(first, to, |part| {
+            if pointwise::all_finite(part) {
+                return Ok(());
+            }
+            let (path, tensor) = (self.file.path.clone(), self.name.to_owned());
+            Err(Error::NotFinite { path, tensor, advice })
+        })
     }
 }
 

@@ -201,13 +201,11 @@ impl Form {
         rows: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
     ) -> Result<Form> {
         match precision {
-            Precision::F32 => {
-                form(extent, bias, role, factors, (rows, |_: &mut [f32]| {}), Numbers::F32)
+            Precision::F32 => form(extent, bias, role, factors, (rows, None), Numbers::F32),
+            Precision::Bf16 => form(extent, bias, role, factors, (rows, None), Numbers::Bf16),
+            Precision::F16 => {
+                form(extent, bias, role, factors, (rows, Some(round_to_f16)), Numbers::F16)
             }
-            Precision::Bf16 => {
-                form(extent, bias, role, factors, (rows, |_: &mut [f32]| {}), Numbers::Bf16)
-            }
-            Precision::F16 => form(extent, bias, role, factors, (rows, round_to_f16), Numbers::F16),
         }
     }
 
@@ -269,20 +267,20 @@ impl Form {
 
 /// Weights of two or four dimensions: of a layer, or a table.
 ///
-/// * `rows`: with what rounds to the precision, where that holds less than what is stored
+/// * `rows`: with what rounds sums to the precision, where that holds less than what is stored
 fn form<T: Stored>(
     Extent { outputs, inputs, kernel }: Extent,
     bias: Option<&[f32]>,
     role: Role,
     factors: &[Factors<'_>],
-    (rows, round): (impl Fn(usize, &mut [f32]) -> Result<()> + Sync, impl Fn(&mut [f32]) + Sync),
+    (rows, round): (impl Fn(usize, &mut [f32]) -> Result<()> + Sync, Option<fn(&mut [f32])>),
     table: fn(Values<T>) -> Numbers,
 ) -> Result<Form> {
     let low_rank = (!factors.is_empty()).then(|| LowRank::<T>::new(factors));
-    let rows = |first: usize, to: &mut [f32]| {
+    let sums = |first: usize, to: &mut [f32]| {
         rows(first, to)?;
         low_rank.iter().for_each(|change| change.add_to(first, to));
-        round(to);
+        round.iter().for_each(|round| round(to));
         Ok::<_, Error>(())
     };
     if role == Role::Table {
@@ -291,7 +289,7 @@ fn form<T: Stored>(
         values.par_chunks_mut(ROWS * inputs).enumerate().try_for_each(
             |(part, values)| -> Result<()> {
                 let mut wide = vec![0.0; values.len()];
-                rows(part * ROWS, &mut wide)?;
+                sums(part * ROWS, &mut wide)?;
                 for (to, value) in values.iter_mut().zip(wide) {
                     *to = T::from_f32(value);
                 }
@@ -304,7 +302,11 @@ fn form<T: Stored>(
         Role::Doubling if kernel == 3 => Sampling::Double,
         _ => Sampling::Same,
     };
-    let packed = Packed::from_rows(outputs, inputs, kernel * kernel, bias, sampling, rows)?;
+    let (taps, change) = (kernel * kernel, low_rank.as_ref());
+    let packed = match round {
+        None => Packed::from_rows(outputs, inputs, taps, bias, sampling, (&rows, change)),
+        Some(_) => Packed::from_rows(outputs, inputs, taps, bias, sampling, (&sums, None)),
+    }?;
     Ok(Form::Layer { packs: T::packs(packed), undoubled: OnceLock::new() })
 }
 

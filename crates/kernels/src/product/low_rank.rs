@@ -5,11 +5,10 @@
 //! over the ranks of all adapters is made in the micro-kernels' registers: as much arithmetic as the
 //! products one by one, but the weight is passed once, while it lies in the cache.
 
-use std::convert::Infallible;
-
 use super::{
-    Job, Kind, Operand, PAIR, PANEL, Packed, Sampling,
+    Job, Kind, Operand, PAIR, PANEL, Packed,
     micro::{Block, MOST_ROWS, Micro},
+    pack,
 };
 use crate::{
     Isa,
@@ -63,24 +62,11 @@ impl<T: Operand> LowRank<T> {
         let mut left = Values::zeros(outputs * ranks);
         let mut begin = 0;
         for pair in pairs {
-            for (to, from) in left.chunks_exact_mut(ranks).zip(pair.left.chunks_exact(pair.rank)) {
-                for (to, from) in to[begin..].iter_mut().zip(from) {
-                    *to = T::from_f32(pair.scale * from);
-                }
-            }
+            put_scaled(pair, &mut left, begin, ranks);
             begin += pair.rank;
         }
-        let turned = |first: usize, to: &mut [f32]| {
-            let rows = to.len() / ranks;
-            let right = pairs.iter().flat_map(|pair| pair.right.chunks_exact(width));
-            for (rank, right) in right.enumerate() {
-                for (to, from) in to.chunks_exact_mut(ranks).zip(&right[first..first + rows]) {
-                    to[rank] = *from;
-                }
-            }
-            Ok::<_, Infallible>(())
-        };
-        let Ok(right) = Packed::for_isa(isa, width, ranks, 1, None, Sampling::Same, turned);
+        let right = pairs.iter().flat_map(|pair| pair.right.chunks_exact(width));
+        let right = Packed::from_inputs(isa, width, &right.collect::<Vec<_>>());
         LowRank { left, right }
     }
 
@@ -95,23 +81,48 @@ impl<T: Operand> LowRank<T> {
 
     /// [`add_to`](LowRank::add_to) with the kernels of one rung.
     pub(crate) fn add_with(&self, isa: Isa, first: usize, sum: &mut [f32]) {
+        let to = Target::Rows(Shared::new(sum));
+        self.run(isa, first, sum.len(), to);
+    }
+
+    /// Packs the sum of `base`, `(rows, width)` of a linear layer's weight from row `first` on, and the change
+    /// of these rows. On the calling thread.
+    ///
+    /// * `panels`: of the rows, those that are missing in the last one as zeros
+    pub(super) fn pack_with(&self, isa: Isa, first: usize, base: &[f32], panels: &mut [T]) {
+        let width = self.right.outputs();
+        let (padded, rows) = (width.next_multiple_of(T::STEP), base.len() / width);
+        assert_eq!(panels.len(), rows.div_ceil(PANEL) * PANEL * padded, "panels of all rows");
+        if padded != width {
+            panels.fill(T::default());
+        }
+        self.run(isa, first, base.len(), Target::Panels(base, Shared::new(panels)));
+    }
+
+    fn run(&self, isa: Isa, first: usize, len: usize, to: Target<'_, T>) {
         let (width, ranks) = (self.right.outputs(), self.right.inputs());
-        assert_eq!(sum.len() % width, 0, "whole rows");
-        let rows = sum.len() / width;
+        assert_eq!(len % width, 0, "whole rows");
+        let rows = len / width;
         let left = &self.left[first * ranks..][..rows * ranks];
-        let addition = Addition { left, right: &self.right, rows, sum: Shared::new(sum) };
-        T::dispatch(isa, &Job(Kind::Addition(addition)));
+        T::dispatch(isa, &Job(Kind::Addition(Addition { left, right: &self.right, rows, to })));
     }
 }
 
-/// Rows of a weight, and what is to be added to them.
+/// Where a change goes.
+enum Target<'a, T> {
+    /// It is added to rows of the weight, `(rows, width)`.
+    Rows(Shared<f32>),
+    /// What it makes of such rows is packed in panels.
+    Panels(&'a [f32], Shared<T>),
+}
+
+/// Rows of a weight's change, and where they go.
 pub(super) struct Addition<'a, T> {
     /// `(rows, ranks)`
     left: &'a [T],
     right: &'a Packed<T>,
     rows: usize,
-    /// `(rows, width)`
-    sum: Shared<f32>,
+    to: Target<'a, T>,
 }
 
 impl<T: Operand> Addition<'_, T> {
@@ -121,55 +132,98 @@ impl<T: Operand> Addition<'_, T> {
         let widest = chunks.iter().map(|chunk| chunk.len()).max().unwrap_or(0);
         let (size, blocks) = (M::ROWS * PAIR, self.rows.div_ceil(M::ROWS));
         let (gathered, taps) = (M::scratch(1, widest), [0]);
-        let mut ready = Vec::with_capacity(blocks);
-        with_scratch(size + blocks * gathered, |scratch| {
-            let (c, scratch) = scratch.split_at_mut(size);
+        // The changes of all rows in a pair of panels: they stay in the first-level cache.
+        let sums = (blocks * M::ROWS).next_multiple_of(PANEL) * PAIR;
+        let mut ready = Vec::with_capacity(chunks.len() * blocks);
+        with_scratch(sums + chunks.len() * blocks * gathered, |scratch| {
+            let (c, scratch) = scratch.split_at_mut(sums);
             // SAFETY: the processor has the instructions (`dispatch` asserted it); all rows lie inside
             // `left`, and what is missing at the end repeats the last one; each block has a part of the
             // scratch for itself; the weights hold every panel of every chunk, and `c` a block of sums.
             unsafe {
                 M::enter();
-                for chunk in chunks {
-                    ready.clear();
-                    for block in 0..blocks {
-                        let row = |row: usize| (block * M::ROWS + row).min(self.rows - 1) * ranks;
-                        let rows: [usize; MOST_ROWS] = std::array::from_fn(row);
-                        ready.push(M::prepare(
-                            &Block {
-                                x: self.left.as_ptr(),
-                                rows: &rows[..M::ROWS],
-                                taps: &taps,
-                                begin: chunk.start,
-                                len: chunk.len(),
-                                present: chunk.end.min(ranks) - chunk.start,
-                            },
-                            scratch.as_mut_ptr().add(block * gathered),
-                        ));
-                    }
-                    for column in (0..width).step_by(PAIR) {
-                        let left = column / PANEL;
-                        let right = if column + PANEL < width { left + 1 } else { left };
-                        let panels = [left, right];
-                        let [b0, b1] = panels.map(|at| self.right.panel(0, at, chunk.start));
-                        for (block, a) in ready.iter().enumerate() {
-                            let first = block * M::ROWS;
-                            let rows = M::ROWS.min(self.rows - first);
-                            let columns = PAIR.min(width - column);
-                            let at = self.sum.get().add(first * width + column);
-                            let whole = rows == M::ROWS && columns == PAIR;
-                            if whole && M::add_in_place(a, b0, b1, at, width) {
-                                continue;
-                            }
-                            M::multiply(a, b0, b1, c.as_mut_ptr(), false);
-                            let len = (rows - 1) * width + columns;
-                            let sum = std::slice::from_raw_parts_mut(at, len);
-                            add_block(&c[..rows * PAIR], sum, width, columns);
+                for (chunk, block) in chunks.iter().flat_map(|c| (0..blocks).map(move |b| (c, b))) {
+                    let row = |row: usize| (block * M::ROWS + row).min(self.rows - 1) * ranks;
+                    let rows: [usize; MOST_ROWS] = std::array::from_fn(row);
+                    ready.push(M::prepare(
+                        &Block {
+                            x: self.left.as_ptr(),
+                            rows: &rows[..M::ROWS],
+                            taps: &taps,
+                            begin: chunk.start,
+                            len: chunk.len(),
+                            present: chunk.end.min(ranks) - chunk.start,
+                        },
+                        scratch.as_mut_ptr().add(ready.len() * gathered),
+                    ));
+                }
+                for column in (0..width).step_by(PAIR) {
+                    let left = column / PANEL;
+                    let right = if column + PANEL < width { left + 1 } else { left };
+                    for (block, c) in c.chunks_exact_mut(size).take(blocks).enumerate() {
+                        for (at, chunk) in chunks.iter().enumerate() {
+                            let b = [left, right].map(|at| self.right.panel(0, at, chunk.start));
+                            let a = &ready[at * blocks + block];
+                            M::multiply(a, b[0], b[1], c.as_mut_ptr(), at > 0);
                         }
                     }
+                    self.put(c, column);
                 }
                 M::leave();
             }
         });
+    }
+
+    /// Brings the change in a pair of panels to where it goes.
+    ///
+    /// * `c`: `(rows, 32)`
+    ///
+    /// # Safety
+    /// This thread alone has the rows or panels.
+    #[inline(always)]
+    unsafe fn put(&self, c: &[f32], column: usize) {
+        let width = self.right.outputs();
+        let columns = PAIR.min(width - column);
+        match &self.to {
+            Target::Rows(sum) => {
+                let len = (self.rows - 1) * width + columns;
+                // SAFETY: the columns lie in all rows, which this thread has.
+                let sum = unsafe { std::slice::from_raw_parts_mut(sum.get().add(column), len) };
+                add_block(&c[..self.rows * PAIR], sum, width, columns);
+            }
+            Target::Panels(base, panels) => {
+                let panel_len = PANEL * width.next_multiple_of(T::STEP);
+                for panel in 0..self.rows.div_ceil(PANEL) {
+                    let first = panel * PANEL;
+                    let rows = PANEL.min(self.rows - first);
+                    let base = &base[first * width + column..][..(rows - 1) * width + columns];
+                    let change = &c[first * PAIR..][..PANEL * PAIR];
+                    let len = columns.next_multiple_of(T::STEP.max(1)) * PANEL;
+                    let at = panel * panel_len + column * PANEL;
+                    // SAFETY: inside the panel, which this thread has.
+                    let to = unsafe { std::slice::from_raw_parts_mut(panels.get().add(at), len) };
+                    pack::pack_sum(base, (rows, width), change, to, columns);
+                }
+            }
+        }
+    }
+}
+
+on_lanes! {
+    /// Puts a pair's left factor, scaled and rounded, into `to`: `(outputs, ranks)`, from column `begin` on.
+    fn put_scaled<T: Operand>(pair: &Factors<'_>, to: &mut [T], begin: usize, ranks: usize) {
+        let rows = to.chunks_exact_mut(ranks).zip(pair.left.chunks_exact(pair.rank));
+        for (to, from) in rows {
+            let to = &mut to[begin..][..from.len()];
+            for at in (0..from.len()).step_by(LANES) {
+                let count = LANES.min(from.len() - at);
+                // SAFETY: `count` numbers from `at` on are in both rows.
+                unsafe {
+                    let scaled = lanes::load::<L, f32>(from.as_ptr().add(at), count).mul(L::splat(pair.scale));
+                    lanes::store(scaled, to.as_mut_ptr().add(at), count);
+                }
+            }
+        }
     }
 }
 
@@ -195,7 +249,10 @@ mod tests {
     use half::bf16;
 
     use super::*;
-    use crate::testing::{numbers, rungs};
+    use crate::{
+        product::{Sampling, pack::rows_of},
+        testing::{numbers, rungs},
+    };
 
     fn agrees<T: Operand>(tolerance: f64) {
         for (outputs, width, ranks) in [
@@ -240,12 +297,17 @@ mod tests {
                     low_rank.add_with(isa, 0, a);
                 }
                 low_rank.add_with(isa, outputs / 3, b);
+                let packed = |rows: &[f32], change| {
+                    let rows = (rows_of(rows, width), change);
+                    let Ok(packed) =
+                        Packed::<T>::for_isa(isa, outputs, width, 1, None, Sampling::Same, rows);
+                    packed.values().map(f32::to_bits).collect::<Vec<_>>()
+                };
+                let what = format!("{isa} {outputs}x{width} {ranks:?}");
+                assert!(packed(&base, Some(&low_rank)) == packed(&sum, None), "packed: {what}");
                 for (i, ours) in sum.iter().enumerate() {
                     let error = (f64::from(*ours) - exact(i / width, i % width)).abs();
-                    assert!(
-                        error < tolerance * usual,
-                        "{isa} {outputs}x{width} {ranks:?}: {error}"
-                    );
+                    assert!(error < tolerance * usual, "{what}: {error}");
                 }
             }
         }

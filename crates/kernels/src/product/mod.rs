@@ -336,8 +336,8 @@ pub(crate) fn multiplies_rightly(isa: Isa) -> bool {
         .collect();
     let narrow: Vec<bf16> = x.iter().map(|&x| Number::from_f32(x)).collect();
     let rows = || pack::rows_of(&w, inputs);
-    let Ok(f32s) = Packed::for_isa(isa, outputs, inputs, 1, None, Sampling::Same, rows());
-    let Ok(bf16s) = Packed::for_isa(isa, outputs, inputs, 1, None, Sampling::Same, rows());
+    let Ok(f32s) = Packed::for_isa(isa, outputs, inputs, 1, None, Sampling::Same, (rows(), None));
+    let Ok(bf16s) = Packed::for_isa(isa, outputs, inputs, 1, None, Sampling::Same, (rows(), None));
     let rounded: Vec<bf16> = exact.iter().map(|&x| Number::from_f32(x)).collect();
     linear_with::<f32>(isa, &x, &f32s, &Extras::none()) == exact
         && linear_with::<bf16>(isa, &narrow, &bf16s, &Extras::none()) == rounded

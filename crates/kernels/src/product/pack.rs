@@ -2,16 +2,17 @@
 
 use std::{
     convert::Infallible,
+    mem::MaybeUninit,
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rayon::prelude::*;
 
-use super::winograd;
+use super::{LowRank, Operand, winograd};
 use crate::{
     Isa,
-    lanes::{LANES, on_lanes},
+    lanes::{self, LANES, on_lanes},
     memory::{Shared, Values, with_scratch},
     number::Number,
 };
@@ -60,7 +61,7 @@ pub struct Packed<T> {
     transformed: Mutex<Option<Arc<winograd::Kernels>>>,
 }
 
-impl<T: Number> Packed<T> {
+impl<T: Operand> Packed<T> {
     /// * `w`: `(outputs, inputs, taps)`, as files store it
     /// * `bias`: `(outputs)`
     ///
@@ -76,7 +77,7 @@ impl<T: Number> Packed<T> {
         sampling: Sampling,
     ) -> Packed<T> {
         assert_eq!(w.len(), outputs * inputs * taps, "a weight for every input of every output");
-        let rows = rows_of(w, inputs * taps);
+        let rows = (rows_of(w, inputs * taps), None);
         let Ok(packed) = Packed::from_rows(outputs, inputs, taps, bias, sampling, rows);
         packed
     }
@@ -86,6 +87,7 @@ impl<T: Number> Packed<T> {
     /// * `bias`: `(outputs)`
     /// * `rows`: asked on many threads for some rows from an output on, each `(inputs, taps)`. It writes
     ///   every number.
+    /// * `change`: is added to them
     ///
     /// # Errors
     /// The first of `rows`.
@@ -98,7 +100,7 @@ impl<T: Number> Packed<T> {
         taps: usize,
         bias: Option<&[f32]>,
         sampling: Sampling,
-        rows: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
+        rows: (impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync, Option<&LowRank<T>>),
     ) -> Result<Packed<T>, E> {
         Packed::for_isa(Isa::current(), outputs, inputs, taps, bias, sampling, rows)
     }
@@ -111,7 +113,7 @@ impl<T: Number> Packed<T> {
         taps: usize,
         bias: Option<&[f32]>,
         sampling: Sampling,
-        rows: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
+        (rows, change): (impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync, Option<&LowRank<T>>),
     ) -> Result<Packed<T>, E> {
         assert!(bias.is_none_or(|bias| bias.len() == outputs), "one bias per output");
         let phase_taps = match sampling {
@@ -129,13 +131,35 @@ impl<T: Number> Packed<T> {
         let mut values: Values<T> =
             unsafe { Values::unwritten(sampling.phases() * panels * panel_len) };
         let shared = Shared::new(&mut values);
-        let per_task = (ROWS_IN_CACHE / (PANEL * width).max(1)).clamp(1, MOST_PANELS);
+        let most = match isa {
+            // One block, whose factors stay in the first-level cache while those of the inputs stream.
+            Isa::Amx if change.is_some() => 2,
+            _ => MOST_PANELS,
+        };
+        let per_task = match ROWS_IN_CACHE / (PANEL * width).max(1) {
+            0 | 1 => 1,
+            // Pairs, as the largest blocks of rows are.
+            fit => fit.min(most) / 2 * 2,
+        };
         (0..panels.div_ceil(per_task)).into_par_iter().try_for_each(|task| {
             let (begin, end) = (task * per_task, panels.min((task + 1) * per_task));
             let first = begin * PANEL;
             let count = outputs.min(end * PANEL) - first;
             with_scratch(count * width, |w| {
                 rows(first, w)?;
+                match change {
+                    Some(change) if taps == 1 => {
+                        // SAFETY: inside the allocation, and each task has panels of its own.
+                        let to = unsafe {
+                            let at = shared.get().add(begin * panel_len);
+                            std::slice::from_raw_parts_mut(at, (end - begin) * panel_len)
+                        };
+                        change.pack_with(isa, first, w, to);
+                        return Ok(());
+                    }
+                    Some(change) => change.add_with(isa, first, w),
+                    None => {}
+                }
                 for (panel, w) in (begin..end).zip(w.chunks(PANEL * width)) {
                     for phase in 0..sampling.phases() {
                         let at = (phase * panels + panel) * panel_len;
@@ -169,6 +193,30 @@ impl<T: Number> Packed<T> {
         })
     }
 
+    /// A linear layer without bias, from its matrix by inputs.
+    ///
+    /// * `rows`: for each input a row of `outputs` numbers
+    pub(super) fn from_inputs(isa: Isa, outputs: usize, rows: &[&[f32]]) -> Packed<T> {
+        let (inputs, panels) = (rows.len(), outputs.div_ceil(PANEL));
+        let padded = inputs.next_multiple_of(T::STEP);
+        // SAFETY: each panel is written whole.
+        let mut values: Values<T> = unsafe { Values::unwritten(panels * padded * PANEL) };
+        let task = INPUT_PANELS * padded * PANEL;
+        values.par_chunks_mut(task.max(1)).enumerate().for_each(|(task, panels)| {
+            pack_inputs(rows, task * INPUT_PANELS * PANEL, panels, padded * PANEL);
+        });
+        Packed {
+            values,
+            bias: None,
+            outputs,
+            inputs,
+            taps: 1,
+            sampling: Sampling::Same,
+            chunks: chunks::<T>(isa, padded, 1),
+            transformed: Mutex::default(),
+        }
+    }
+
     /// The 3 × 3 kernel that was packed for [`Sampling::Double`]: what is left of the sums when their
     /// other terms are taken away.
     ///
@@ -194,7 +242,9 @@ impl<T: Number> Packed<T> {
         let bias = self.bias.as_deref().map(|bias| &bias[..self.outputs]);
         Packed::new(&w, self.outputs, self.inputs, 9, bias, Sampling::Same)
     }
+}
 
+impl<T: Number> Packed<T> {
     fn weight(&self, phase: usize, output: usize, input: usize, tap: usize) -> f32 {
         let chunk = self.chunks.iter().find(|chunk| chunk.contains(&input)).expect("an input");
         let panel = phase * self.outputs.div_ceil(PANEL) + output / PANEL;
@@ -302,6 +352,9 @@ pub(super) fn rows_of(
 /// Numbers of a weight's rows that a task makes before it packs them: they stay in the second-level cache.
 const ROWS_IN_CACHE: usize = 256 << 10;
 
+/// Panels that a task packs from rows of outputs: some lines of the cache from each row.
+const INPUT_PANELS: usize = 8;
+
 /// The most panels that a task packs: enough rows for whole blocks of every micro-kernel, where they are
 /// multiplied.
 const MOST_PANELS: usize = 6;
@@ -335,7 +388,7 @@ fn pack<T: Number>(
             let end = (begin + BLOCK).min(chunk.end).min(inputs);
             let whole = end - begin == BLOCK;
             if taps == 1 && whole && w.len() == PANEL * inputs {
-                turn(&w[begin..], inputs, &mut to[(begin - chunk.start) * PANEL..], BLOCK);
+                turn(&w[begin..], inputs, &[], &mut to[(begin - chunk.start) * PANEL..], BLOCK);
                 continue;
             }
             if !whole {
@@ -353,7 +406,7 @@ fn pack<T: Number>(
                     }
                 }
                 let at = tap * chunk.len() + begin - chunk.start;
-                turn(block.as_flattened(), BLOCK, &mut to[at * PANEL..], end - begin);
+                turn(block.as_flattened(), BLOCK, &[], &mut to[at * PANEL..], end - begin);
             }
         }
     }
@@ -362,26 +415,90 @@ fn pack<T: Number>(
 on_lanes! {
     /// Turns `count` inputs of 16 outputs from rows of inputs, which begin `stride` numbers apart, to rows
     /// of outputs, in groups, rounded to how they are stored.
-    fn turn<T: Number>(rows: &[f32], stride: usize, to: &mut [T], count: usize) {
+    ///
+    /// * `added`: `(16, 32)`, added before that; or nothing
+    fn turn<T: Number>(rows: &[f32], stride: usize, added: &[f32], to: &mut [T], count: usize) {
         let groups = count.div_ceil(T::GROUP);
         assert!(to.len() >= groups * PANEL * T::GROUP && size_of::<T>() * T::GROUP == 4);
         assert!(rows.len() >= (PANEL - 1) * stride + BLOCK, "sixteen rows");
-        let mut rounded = [[0u32; BLOCK]; PANEL];
-        for (row, rounded) in rounded.iter_mut().enumerate() {
-            for at in (0..BLOCK).step_by(LANES) {
-                // SAFETY: sixteen numbers of the row; a group of numbers takes four bytes, so there is
-                // room for them.
-                unsafe {
-                    let lanes = L::load(rows.as_ptr().add(row * stride + at));
+        assert!(added.is_empty() || added.len() == PANEL * BLOCK, "as many numbers");
+        // A group takes as many bytes as a number of f32, and is turned as if it were one.
+        let mut rounded = [MaybeUninit::<[f32; BLOCK]>::uninit(); PANEL];
+        let to = to.as_mut_ptr().cast::<f32>();
+        // SAFETY: sixteen rows of `BLOCK` numbers by the assertions, each of which has room for as many groups;
+        // what is read of it was written; the groups are inside `to` by the assertion.
+        unsafe {
+            for (row, rounded) in rounded.iter_mut().enumerate() {
+                for at in (0..BLOCK).step_by(LANES) {
+                    let mut lanes = L::load(rows.as_ptr().add(row * stride + at));
+                    if !added.is_empty() {
+                        lanes = lanes.add(L::load(added.as_ptr().add(row * BLOCK + at)));
+                    }
                     T::store(lanes, rounded.as_mut_ptr().cast::<T>().add(at));
                 }
             }
+            for begin in (0..groups).step_by(LANES) {
+                // In a loop: the closure of `map` would be a function without the lanes' instructions.
+                let mut rows = [L::splat(0.0); LANES];
+                for (row, rounded) in rows.iter_mut().zip(&rounded) {
+                    *row = L::load(rounded.as_ptr().cast::<f32>().add(begin));
+                }
+                let turned = L::turned(rows);
+                for (group, turned) in (begin..groups).zip(turned) {
+                    turned.store(to.add(group * PANEL));
+                }
+            }
         }
-        let to = to.as_mut_ptr().cast::<u32>();
-        for group in 0..groups {
-            for (column, rounded) in rounded.iter().enumerate() {
-                // SAFETY: inside `to` by the assertion, which has the alignment of a panel.
-                unsafe { to.add(group * PANEL + column).write(rounded[group]) }
+    }
+}
+
+/// Packs up to 32 inputs of a panel: the sum of a weight's rows and their change.
+///
+/// * `base`: the inputs of up to 16 `rows`, which begin `stride` numbers apart
+/// * `change`: `(16, 32)`
+pub(super) fn pack_sum<T: Number>(
+    base: &[f32],
+    (rows, stride): (usize, usize),
+    change: &[f32],
+    to: &mut [T],
+    count: usize,
+) {
+    if rows == PANEL && count == BLOCK {
+        return turn(base, stride, change, to, BLOCK);
+    }
+    let mut block = [[0.0; BLOCK]; PANEL];
+    for (row, block) in block.iter_mut().take(rows).enumerate() {
+        let (base, change) = (&base[row * stride..], &change[row * BLOCK..]);
+        for (to, (base, change)) in block.iter_mut().zip(base.iter().zip(change)).take(count) {
+            *to = base + change;
+        }
+    }
+    turn(block.as_flattened(), BLOCK, &[], to, count);
+}
+
+on_lanes! {
+    /// Packs some panels of a matrix that is stored by inputs.
+    ///
+    /// * `inputs`: a row of outputs each, one after the other
+    /// * `first`: the first output
+    /// * `to`: the panels, `len` numbers each
+    fn pack_inputs<T: Number>(inputs: &[&[f32]], first: usize, to: &mut [T], len: usize) {
+        let width = inputs.first().map_or(0, |input| input.len());
+        assert!(len.is_multiple_of(T::GROUP * PANEL) && inputs.len() * PANEL <= len, "room for all inputs");
+        assert!(inputs.iter().all(|input| input.len() == width), "inputs of one length");
+        for group in 0..len / (T::GROUP * PANEL) {
+            for (panel, to) in to.chunks_exact_mut(len).enumerate() {
+                let column = first + panel * PANEL;
+                let count = width.saturating_sub(column).min(PANEL);
+                // SAFETY: `count` numbers of a row from `column` on; a whole group inside the panel.
+                unsafe {
+                    let input = |at: usize| match inputs.get(at) {
+                        Some(input) if count > 0 => lanes::load::<L, f32>(input.as_ptr().add(column), count),
+                        _ => L::splat(0.0),
+                    };
+                    let to = to.as_mut_ptr().add(group * T::GROUP * PANEL);
+                    T::store_group(input, group * T::GROUP, to);
+                }
             }
         }
     }

@@ -134,23 +134,6 @@ unsafe impl Micro<bf16> for Tiles {
         }
     }
 
-    unsafe fn add_in_place(
-        a: &Ready,
-        b0: *const bf16,
-        b1: *const bf16,
-        sum: *mut f32,
-        stride: usize,
-    ) -> bool {
-        let stride = stride * size_of::<f32>();
-        // SAFETY: the caller's conditions: a block of sums at `sum`, rows and weights for all taps.
-        unsafe {
-            tile::load(sum, stride);
-            a.multiply(b0, b1);
-            tile::store(sum, stride);
-        }
-        true
-    }
-
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
     unsafe fn finish(
         end: &End<'_, bf16>,

@@ -72,21 +72,6 @@ pub(super) unsafe trait Micro<T: Number> {
     /// block of sums. The processor must have the instructions.
     unsafe fn multiply(a: &Self::Ready, b0: *const T, b1: *const T, c: *mut f32, add: bool);
 
-    /// `sum += a · [b0 | b1]` for a whole block whose rows begin `stride` numbers apart, if the kernel can
-    /// do that better than [`multiply`](Micro::multiply) and an addition. Says whether it has.
-    ///
-    /// # Safety
-    /// As [`multiply`](Micro::multiply), with a block of sums at `sum`.
-    unsafe fn add_in_place(
-        _a: &Self::Ready,
-        _b0: *const T,
-        _b1: *const T,
-        _sum: *mut f32,
-        _stride: usize,
-    ) -> bool {
-        false
-    }
-
     /// Finishes and stores a block of sums.
     ///
     /// # Safety
