@@ -72,7 +72,7 @@ function picture(id: number): GalleryImage {
 		seconds: 1.5 + next(),
 		device: 'CPU',
 		params,
-		patches: style ? [{ name: style, applied: 138, total: 138, left_out: [] }] : [],
+		patches: style ? [{ name: style, applied: 138, beside: 0, total: 138, left_out: [] }] : [],
 		warnings: id % 17 === 5 ? ['Two modules of the adapter did not fit and were left out.'] : []
 	};
 }
@@ -217,7 +217,7 @@ function finish(job: Job) {
 		seconds: 1.9,
 		patches: job.params.adapters
 			.filter((adapter) => adapter.enabled)
-			.map(({ name }) => ({ name, applied: 138, total: 138, left_out: [] }))
+			.map(({ name }) => ({ name, applied: 138, beside: 0, total: 138, left_out: [] }))
 	};
 	added.push(image);
 	progress = null;

@@ -323,6 +323,7 @@ impl<'a> Run<'a> {
             self.adapters.push(json!({
                 "name": name,
                 "applied": report.applied.len(),
+                "beside": report.beside,
                 "unmatched": report.unmatched.len(),
                 "wrong_shape": report.wrong_shape.len(),
             }));

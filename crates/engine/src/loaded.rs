@@ -16,6 +16,7 @@ use crate::{
     adapter::{
         block::Blocks,
         patch::{Adapters, BaseModel, PatchedWeights, Share, Stack, Tally},
+        way::Demand,
     },
     architecture::{INPUTS, Modules},
     checkpoint::{Checkpoint, Tensors, VaeConfig, keys::Component, open_vae},
@@ -244,6 +245,7 @@ impl Loaded {
             architecture: self.checkpoint.architecture.name,
             modules: &self.modules,
             blocks: &self.blocks,
+            demand: matches!(self.device, ops::Device::Host).then(|| Demand::of(request)),
         };
         let (stack, report) = self.adapters.stack(&request.adapters, &base)?;
         let words = Words::new(request, self.embeddings(request, &stack, warnings)?, &stack);
@@ -348,7 +350,7 @@ impl Loaded {
         let wanted = self.modules.keys().filter(|name| !encoded || !name.starts_with(TEXT_ENCODER));
         let outdated = self.weights.outdated(wanted.cloned(), stack, precision);
         let (plain, patched): (Vec<_>, Vec<_>) =
-            outdated.into_iter().partition(|(_, recipe)| opened && recipe.is_empty());
+            outdated.into_iter().partition(|(_, recipe)| opened && recipe.0.is_empty());
         let vae = vae_modules(self.vae_tensors(), encoder);
         let vae = self.vae_weights.outdated(
             vae.into_iter(),

@@ -52,7 +52,11 @@ fn products<T: Operand>(isa: Isa, dice: &mut Dice) {
         let (x, residual) = (values::<T>(rows * inputs, 1), values::<T>(rows * width, 2));
         let (w, bias) = (numbers(outputs * inputs, 3), numbers(outputs, 4));
         let w = Packed::<T>::new(&w, outputs, inputs, 1, Some(&bias), Sampling::Same);
-        let extras = Extras { activation, residual: Some(&residual), ..Extras::none() };
+        let ranks = dice.roll(1, 90);
+        let (h, up) = (values::<T>(rows * ranks, 18), numbers(outputs * ranks, 19));
+        let up = Packed::<T>::new(&up, outputs, ranks, 1, None, Sampling::Same);
+        let beside = (round % 3 == 0).then_some((&h[..], &up));
+        let extras = Extras { activation, residual: Some(&residual), beside, ..Extras::none() };
         let out = [isa, Isa::Portable].map(|isa| linear_with(isa, &x, &w, &extras));
         agree(&out[0], &out[1], &format!("{isa}: {rows} x {inputs} to {outputs}"));
     }

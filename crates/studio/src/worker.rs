@@ -198,7 +198,8 @@ fn patches(params: &GenerationParams, output: &Output) -> Vec<AdapterPatch> {
         .zip(reports)
         .map(|(adapter, report)| {
             let (applied, total, left_out) = cards::effect(report);
-            AdapterPatch { name: adapter.file.name.clone(), applied, total, left_out }
+            let (name, beside) = (adapter.file.name.clone(), report.beside as u32);
+            AdapterPatch { name, applied, beside, total, left_out }
         })
         .collect()
 }

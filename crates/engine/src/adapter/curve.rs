@@ -58,6 +58,12 @@ impl Curve {
         &self.0
     }
 
+    /// Whether it is the same everywhere.
+    #[must_use]
+    pub fn is_level(&self) -> bool {
+        self.0.windows(2).all(|pair| pair[0].factor == pair[1].factor)
+    }
+
     /// The factor at a [`position`].
     #[must_use]
     pub fn at(&self, position: f64) -> f64 {
@@ -119,6 +125,13 @@ mod tests {
         // A quarter of the way, a cosine lags behind a line.
         assert!(curve.at(0.5625) > 0.875);
         assert_eq!(Curve::default().at(0.3), 1.0);
+        let twice =
+            |a, b| Curve::new(vec![keyframe(0.2, a, Fade::Hold), keyframe(1.0, b, Fade::Linear)]);
+        assert!(
+            Curve::default().is_level()
+                && twice(0.5, 0.5).is_level()
+                && !twice(0.5, 0.6).is_level()
+        );
     }
 
     #[test]

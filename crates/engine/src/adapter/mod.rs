@@ -39,6 +39,7 @@ mod spelling;
 pub mod strength;
 mod target;
 mod tlora;
+pub(crate) mod way;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -170,6 +171,8 @@ pub struct AdapterReport {
     pub name: String,
     /// Modules that were changed, by canonical name.
     pub applied: Vec<String>,
+    /// How many of them were changed beside the layer, as weights change over the steps; the others in it.
+    pub beside: usize,
     /// What in the file could not be used.
     pub unmatched: Vec<Problem>,
     /// Modules of the base model whose weight has another shape than the change.
@@ -183,6 +186,7 @@ impl AdapterReport {
         AdapterReport {
             name: adapter.name().to_owned(),
             applied: fit.modules().map(str::to_owned).collect(),
+            beside: 0,
             unmatched: fit.unmatched.clone(),
             wrong_shape: fit.wrong_shape.clone(),
         }
@@ -543,10 +547,13 @@ impl Outline {
         Ok(())
     }
 
-    /// Whether the change of a module is nothing but products of factors, times the weight.
-    pub(crate) fn is_product(&self, fit: &Fit, module: &str) -> bool {
-        let algorithm = fit.modules.get(module).map(|&group| self.contents.groups[group].1.id);
-        algorithm.is_some_and(|id| [lora::LORA.id, lora::LOCON.id, tlora::TLORA.id].contains(&id))
+    /// The rank of a module's change, if that is nothing but products of factors, times the weight; a part that
+    /// changes the bias or the length of rows shows when it is read.
+    pub(crate) fn product_rank(&self, fit: &Fit, module: &str) -> Option<usize> {
+        let (group, algorithm) = &self.contents.groups[*fit.modules.get(module)?];
+        let products = [lora::LORA.id, lora::LOCON.id, tlora::TLORA.id];
+        let is_product = products.contains(&algorithm.id);
+        is_product.then(|| (algorithm.rank)(&self.contents.parts(group)))?
     }
 
     /// Why the adapter cannot be used on a base model, if it cannot: nothing in it fits.

@@ -13,7 +13,7 @@
 //!   an unchanged stack costs nothing.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -26,7 +26,9 @@ use crate::{
     adapter::{
         Adapter, AdapterReport, Base, Delta, Fit,
         block::{Block, Blocks},
+        curve::position,
         parts::Pair,
+        way::{self, Changed, Demand},
     },
     architecture::Modules,
     checkpoint::Tensors,
@@ -83,7 +85,7 @@ impl Fitted {
     /// A module's factors at weight 1. `None` if its change is not just their product.
     fn factors(&self, module: &str, base: &Base<'_>) -> Result<Option<Vec<Pair>>> {
         let outline = self.adapter.outline();
-        if !outline.is_product(&self.fit, module) {
+        if outline.product_rank(&self.fit, module).is_none() {
             return Ok(None);
         }
         if let Some(pairs) = self.lock().pairs.get(module) {
@@ -135,6 +137,18 @@ impl Coat {
         }
     }
 
+    /// Whether its weight is another at another step.
+    fn changes_over_steps(&self) -> bool {
+        self.uses.iter().any(|adapter| !adapter.over_steps.is_level())
+    }
+
+    /// The rank of its change of a module, if that is a product of factors.
+    fn rank(&self, module: &str) -> Option<usize> {
+        let Fitted { adapter, fit, .. } = &*self.fitted;
+        let rank = adapter.outline().product_rank(fit, module)?;
+        Some(self.rank_limit.map_or(rank, |limit| rank.min(limit)))
+    }
+
     /// What its factors are.
     fn origin(&self) -> Origin {
         (self.fitted.adapter.hash(), self.rank_limit)
@@ -154,6 +168,8 @@ pub(crate) type Share = (Origin, u64);
 pub(crate) struct Stack {
     coats: Vec<Coat>,
     blocks: Arc<Blocks>,
+    /// Modules whose change acts beside the layer.
+    beside: Arc<BTreeSet<String>>,
     /// See [`curve::position`](super::curve::position).
     pub(crate) position: f64,
 }
@@ -161,8 +177,43 @@ pub(crate) struct Stack {
 impl Stack {
     /// Whether some weight is another at another step.
     pub(crate) fn changes_over_steps(&self) -> bool {
-        let mut uses = self.coats.iter().flat_map(|coat| &coat.uses);
-        uses.any(|adapter| !adapter.over_steps.keyframes().is_empty())
+        self.coats.iter().any(Coat::changes_over_steps)
+    }
+
+    /// Chooses the modules whose change acts beside the layer, for what a picture asks of them.
+    fn beside(&self, modules: &Modules, demand: Demand) -> BTreeSet<String> {
+        if !self.changes_over_steps() {
+            return BTreeSet::new();
+        }
+        // The steps that begin with another weight.
+        let changes = |coat: &Coat| -> Vec<u32> {
+            let [at, before] = [0, 1].map(|back| move |step| position(step - back, demand.steps));
+            let changes = |step: &u32| {
+                let mut curves = coat.uses.iter().map(|adapter| &adapter.over_steps);
+                curves.any(|curve| curve.at(at(*step)) != curve.at(before(*step)))
+            };
+            (2..=demand.steps).filter(changes).collect()
+        };
+        let coats: Vec<_> = self.coats.iter().map(|coat| (coat, changes(coat))).collect();
+        let blocks_in = modules.keys().filter_map(|module| match self.blocks.get(module) {
+            Block::In(at) => Some(at + 1),
+            _ => None,
+        });
+        let blocks_in = blocks_in.max().unwrap_or_default();
+        let is_beside = |(module, shape): (&String, &Vec<usize>)| {
+            let block = self.blocks.get(module);
+            let on_it = || coats.iter().filter(|(coat, _)| coat.fitted.fit.changes(module));
+            let changes: BTreeSet<u32> = on_it().flat_map(|row| &row.1).copied().collect();
+            if changes.is_empty() || block.is_text_encoder() || Role::of(module) != Role::Layer {
+                return false;
+            }
+            let ranks: Option<usize> = on_it().map(|(coat, _)| coat.rank(module)).sum();
+            ranks.is_some_and(|ranks| {
+                let level = way::level(block, blocks_in);
+                demand.is_beside(Changed { shape, level, ranks, changes: changes.len() })
+            })
+        };
+        modules.iter().filter(|row| is_beside(*row)).map(|row| row.0.clone()).collect()
     }
 
     /// What acts on the text encoders.
@@ -232,8 +283,8 @@ impl<'a, 'w> Tally<'a, 'w> {
     }
 }
 
-/// What a module's working weight was made of, in order.
-type Recipe = Vec<Share>;
+/// What a module's working weight was made of, in order, and whether that is beside the layer.
+type Recipe = (Vec<Share>, bool);
 
 /// The working weights of one base model under the latest stack.
 #[derive(Debug)]
@@ -286,10 +337,9 @@ impl PatchedWeights {
         }
         wanted
             .filter_map(|module| {
-                let recipe: Recipe = stack
-                    .acting(&module)
-                    .map(|(coat, weight)| (coat.origin(), weight.to_bits()))
-                    .collect();
+                let shares = stack.acting(&module);
+                let shares = shares.map(|(coat, weight)| (coat.origin(), weight.to_bits()));
+                let recipe = (shares.collect(), stack.beside.contains(&module));
                 (self.recipes.get(&module) != Some(&recipe)).then_some((module, recipe))
             })
             .collect()
@@ -361,7 +411,13 @@ fn patched(
         (_, None) => {}
     }
     let key: Vec<_> = stack.acting(module).map(|(coat, _)| coat.origin()).collect();
-    let change = Change { factors: &delta.factors(), rest: delta.rest.as_deref(), key: &key };
+    let change = Change {
+        factors: &delta.factors(),
+        rest: delta.rest.as_deref(),
+        key: &key,
+        // A part that is no product, or acts on the bias, goes into the weight.
+        beside: stack.beside.contains(module) && delta.rest.is_none() && delta.bias.is_none(),
+    };
     let form = (Role::of(module), storage);
     let rows = |first: usize, to: &mut [f32]| base.read(first, to);
     Weights::new(&base.shape, bias.as_deref(), form, &change, remains, rows)
@@ -425,7 +481,15 @@ impl Adapters {
             fitted.rest();
         }
         let (coats, blocks) = (coats.into_values().collect(), base.blocks.clone());
-        Ok((Stack { coats, blocks, position: 0.0 }, report))
+        let mut stack = Stack { coats, blocks, beside: Arc::default(), position: 0.0 };
+        if let Some(demand) = base.demand {
+            stack.beside = Arc::new(stack.beside(base.modules, demand));
+            for report in &mut report.adapters {
+                let beside = report.applied.iter().filter(|module| stack.beside.contains(*module));
+                report.beside = beside.count();
+            }
+        }
+        Ok((stack, report))
     }
 }
 
@@ -437,17 +501,24 @@ pub(crate) struct BaseModel<'a> {
     pub(crate) architecture: &'static str,
     pub(crate) modules: &'a Modules,
     pub(crate) blocks: &'a Arc<Blocks>,
+    /// What is asked of its UNet, where changes may act beside its layers: on the processor. A card makes
+    /// weights anew in milliseconds.
+    pub(crate) demand: Option<Demand>,
 }
 
 #[cfg(test)]
 mod tests {
+    use kernels::conv::{Size, Window};
     use tempfile::TempDir;
 
     use super::*;
     use crate::{
+        Request,
         adapter::block::{BlockWeights, FACTORS},
+        adapter::curve::{Curve, Fade, Keyframe},
         checkpoint::Checkpoint,
-        testing::{Dice, adapter, write_adapter, write_folder},
+        ops::{self, Conv, Linear, Map},
+        testing::{Dice, adapter, request, write_adapter, write_folder},
     };
 
     /// The tiny model and three adapters for it.
@@ -457,6 +528,8 @@ mod tests {
         modules: Modules,
         blocks: Arc<Blocks>,
         adapters: Adapters,
+        demand: Option<Demand>,
+        position: f64,
     }
 
     impl Bench {
@@ -469,7 +542,8 @@ mod tests {
             let checkpoint = Checkpoint::open(&folder.path().join("model")).unwrap();
             let modules = checkpoint.tensors.adaptable();
             let blocks = Arc::new(Blocks::of(&modules));
-            Bench { folder, checkpoint, modules, blocks, adapters: Adapters::default() }
+            let adapters = Adapters::default();
+            Bench { folder, checkpoint, modules, blocks, adapters, demand: None, position: 0.0 }
         }
 
         fn uses(&self, stack: &[(&str, f64)]) -> Vec<AdapterUse> {
@@ -489,8 +563,10 @@ mod tests {
                 architecture: "sd1",
                 modules: &self.modules,
                 blocks: &self.blocks,
+                demand: self.demand,
             };
-            let (stack, _) = self.adapters.stack(uses, &base).unwrap();
+            let (mut stack, _) = self.adapters.stack(uses, &base).unwrap();
+            stack.position = self.position;
             let outdated = weights.outdated(self.modules.keys().cloned(), &stack, precision);
             let made = outdated.iter().map(|(module, _)| module.clone()).collect();
             let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
@@ -550,6 +626,67 @@ mod tests {
             assert_eq!(made.contains(name), acts, "{name}");
             assert_eq!(weights.is(&before[name]), !acts, "{name}");
             assert_eq!(weights.bits() == before[name].bits(), !acts, "{name}");
+        }
+    }
+
+    /// Beside the layer a change makes what it makes in the weight, at every step, whatever was there before.
+    #[test]
+    fn beside_the_layer_is_in_the_weight() {
+        let keyframe = |at, factor| Keyframe { at, factor, fade: Fade::Linear };
+        let curve = Curve::new(vec![keyframe(0.0, 1.0), keyframe(0.5, 0.0), keyframe(1.0, -0.5)]);
+        for (precision, tolerance) in
+            [(Precision::F32, 1e-5), (Precision::F16, 2e-3), (Precision::Bf16, 2e-2)]
+        {
+            let mut bench = Bench::new();
+            let mut uses = bench.uses(&[("a", 0.5), ("b", 0.3), ("c", 0.4)]);
+            uses[0].over_steps = curve.clone();
+            uses[2].over_steps = curve.clone();
+            let request =
+                Request { steps: 5, width: 64, height: 64, ..request(bench.folder.path()) };
+            let [mut beside, mut patched] = [0; 2].map(|_| PatchedWeights::on(&Device::Host));
+            let storage = Storage { device: Device::Host, precision };
+            for step in 1..=5 {
+                bench.position = position(step, 5);
+                bench.demand = Some(Demand::of(&request));
+                let made = bench.patch(&mut beside, &uses, precision);
+                let mut fresh = PatchedWeights::on(&Device::Host);
+                bench.patch(&mut fresh, &uses, precision);
+                assert!(bits(&beside) == bits(&fresh), "{precision:?} step {step}");
+                bench.demand = None;
+                bench.patch(&mut patched, &uses, precision);
+                let mut layers = 0;
+                for module in made.iter().filter(|module| module.starts_with("unet.")) {
+                    let [ours, theirs] =
+                        [&beside, &patched].map(|weights| &weights.layers().modules[module]);
+                    if ours.kernel() > 3 || Role::of(module) != Role::Layer || ours.inputs() == 1 {
+                        continue;
+                    }
+                    let size = Size { batch: 2, height: 4, width: 3, channels: ours.inputs() };
+                    let x: Vec<f32> = (0..size.len()).map(|i| (i as f32 * 0.7).sin()).collect();
+                    let x = Map::new(&x, size, &storage).unwrap();
+                    let run = |weights: &Weights| {
+                        let weights = weights.clone();
+                        match weights.kernel() {
+                            1 => ops::linear_map(&Linear(weights), &x),
+                            kernel => {
+                                let window = Window { kernel, stride: 1, before: 1, after: 1 };
+                                ops::conv(&Conv { weights, window }, &ops::padded(&x))
+                            }
+                        }
+                        .unwrap()
+                        .planes()
+                        .unwrap()
+                    };
+                    let (ours, theirs) = (run(ours), run(theirs));
+                    let length =
+                        |v: &mut dyn Iterator<Item = f32>| v.map(|x| x * x).sum::<f32>().sqrt();
+                    let apart = length(&mut ours.iter().zip(&theirs).map(|(a, b)| a - b));
+                    let apart = apart / length(&mut theirs.iter().copied());
+                    assert!(apart < tolerance, "{precision:?} {module}, step {step}: {apart}");
+                    layers += 1;
+                }
+                assert!(layers > 10 || step == 1, "{layers} layers change at step {step}");
+            }
         }
     }
 

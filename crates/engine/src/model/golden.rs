@@ -90,7 +90,7 @@ fn devices() -> [Storage; 2] {
 }
 
 /// No adapters.
-const NONE: Change<'_> = Change { factors: &[], rest: None, key: &[] };
+const NONE: Change<'_> = Change { factors: &[], rest: None, key: &[], beside: false };
 
 fn flat(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()

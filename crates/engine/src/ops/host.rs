@@ -3,7 +3,10 @@
 //! A processor multiplies bf16 as it is; f16 it widens first, so those numbers are kept in 32 bits,
 //! rounded to what f16 can hold.
 
-use std::{borrow::Cow, sync::OnceLock};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 use half::{bf16, f16};
 use kernels::{
@@ -15,7 +18,7 @@ use kernels::{
 };
 use rayon::prelude::*;
 
-use super::{Activation, Extent, Function, Role};
+use super::{Activation, Change, Extent, Function, Origin, Role};
 use crate::{Error, Precision, Result};
 
 /// Numbers in memory.
@@ -168,7 +171,9 @@ pub(super) enum Packs {
 #[derive(Debug)]
 pub(super) enum Form {
     Layer {
-        packs: Packs,
+        packs: Arc<Packs>,
+        /// A change that is not in the weights.
+        beside: Option<Beside>,
         /// The 3 × 3 kernel of a [`Role::Doubling`], made when a map of odd size first needs it.
         undoubled: OnceLock<Box<Packs>>,
     },
@@ -176,6 +181,21 @@ pub(super) enum Form {
     /// nothing.
     Norm(Vec<f32>, Vec<f32>),
     Table(Numbers),
+}
+
+/// A change of low rank beside a layer, `up · down · x`. Where all adapters weigh nothing it has no factors.
+#[derive(Debug)]
+pub(super) struct Beside(Option<(Down, Packs)>);
+
+/// The right factors of all adapters below each other, a layer of their ranks, with what they are.
+type Down = (Vec<Origin>, Arc<Packs>);
+
+/// What a layer was made of that had its change beside it.
+#[derive(Debug, Clone)]
+pub(super) struct Remains {
+    /// The unchanged weights.
+    bare: Arc<Packs>,
+    down: Option<Down>,
 }
 
 const KINDS: &str = "layers, normalizations and tables are known by their names and shapes";
@@ -197,9 +217,20 @@ impl Form {
         extent: Extent,
         bias: Option<&[f32]>,
         (role, precision): (Role, Precision),
-        factors: &[Factors<'_>],
+        change: &Change<'_>,
+        remains: Option<&Remains>,
         rows: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
     ) -> Result<Form> {
+        if change.beside {
+            return match precision {
+                Precision::Bf16 => beside::<bf16>(extent, bias, change, remains, (rows, None)),
+                Precision::F32 => beside::<f32>(extent, bias, change, remains, (rows, None)),
+                Precision::F16 => {
+                    beside::<f32>(extent, bias, change, remains, (rows, Some(round_to_f16)))
+                }
+            };
+        }
+        let factors = change.factors;
         match precision {
             Precision::F32 => form(extent, bias, role, factors, (rows, None), Numbers::F32),
             Precision::Bf16 => form(extent, bias, role, factors, (rows, None), Numbers::Bf16),
@@ -209,20 +240,28 @@ impl Form {
         }
     }
 
+    /// What saves work when a layer that has its change beside it gets another one.
+    pub(super) fn remains(&self) -> Option<Remains> {
+        let Form::Layer { packs, beside: Some(Beside(factors)), .. } = self else { return None };
+        let down = factors.as_ref().map(|(down, _)| down.clone());
+        Some(Remains { bare: packs.clone(), down })
+    }
+
     pub(super) fn number_bytes(&self) -> usize {
-        match self {
-            Form::Layer { packs: Packs::Bf16(_), .. } | Form::Table(Numbers::Bf16(_)) => {
-                size_of::<bf16>()
-            }
-            _ => size_of::<f32>(),
-        }
+        let is_bf16 = match self {
+            Form::Layer { packs, .. } => matches!(**packs, Packs::Bf16(_)),
+            Form::Table(numbers) => matches!(numbers, Numbers::Bf16(_)),
+            Form::Norm(..) => false,
+        };
+        if is_bf16 { size_of::<bf16>() } else { size_of::<f32>() }
     }
 
     pub(super) fn rest(&self) {
-        match self {
-            Form::Layer { packs: Packs::F32(packed), .. } => packed.rest(),
-            Form::Layer { packs: Packs::Bf16(packed), .. } => packed.rest(),
-            Form::Norm(..) | Form::Table(_) => {}
+        if let Form::Layer { packs, .. } = self {
+            match &**packs {
+                Packs::F32(packed) => packed.rest(),
+                Packs::Bf16(packed) => packed.rest(),
+            }
         }
     }
 
@@ -231,8 +270,15 @@ impl Form {
     pub(super) fn bits(&self) -> Vec<u32> {
         let bits = |values: &mut dyn Iterator<Item = f32>| values.map(f32::to_bits).collect();
         match self {
-            Form::Layer { packs: Packs::F32(packed), .. } => bits(&mut packed.values()),
-            Form::Layer { packs: Packs::Bf16(packed), .. } => bits(&mut packed.values()),
+            Form::Layer { packs, beside, .. } => {
+                let factors = beside.iter().flat_map(|beside| &beside.0);
+                let all = factors.flat_map(|((_, down), up)| [&**down, up]);
+                let values = [&**packs].into_iter().chain(all).map(|packs| match packs {
+                    Packs::F32(packed) => packed.values().collect::<Vec<_>>(),
+                    Packs::Bf16(packed) => packed.values().collect(),
+                });
+                bits(&mut values.flatten())
+            }
             Form::Norm(factors, offsets) => bits(&mut factors.iter().chain(offsets).copied()),
             Form::Table(values) => bits(&mut values.widen().iter().copied()),
         }
@@ -250,9 +296,13 @@ impl Form {
         }
     }
 
-    fn packs(&self) -> &Packs {
+    /// Its weights, and the factors beside them: the lower and the upper one.
+    fn layers(&self) -> (&Packs, Option<(&Packs, &Packs)>) {
         match self {
-            Form::Layer { packs, .. } => packs,
+            Form::Layer { packs, beside, .. } => {
+                let factors = beside.as_ref().and_then(|beside| beside.0.as_ref());
+                (packs, factors.map(|((_, down), up)| (&**down, up)))
+            }
             _ => unreachable!("{KINDS}"),
         }
     }
@@ -307,7 +357,68 @@ fn form<T: Stored>(
         None => Packed::from_rows(outputs, inputs, taps, bias, sampling, (&rows, change)),
         Some(_) => Packed::from_rows(outputs, inputs, taps, bias, sampling, (&sums, None)),
     }?;
-    Ok(Form::Layer { packs: T::packs(packed), undoubled: OnceLock::new() })
+    Ok(Form::Layer { packs: Arc::new(T::packs(packed)), beside: None, undoubled: OnceLock::new() })
+}
+
+/// A layer with its change beside it. What remains of an earlier one is used as far as it is the same.
+fn beside<T: Stored>(
+    Extent { outputs, inputs, kernel }: Extent,
+    bias: Option<&[f32]>,
+    change: &Change<'_>,
+    remains: Option<&Remains>,
+    (rows, round): (impl Fn(usize, &mut [f32]) -> Result<()> + Sync, Option<fn(&mut [f32])>),
+) -> Result<Form> {
+    let taps = kernel * kernel;
+    let packed =
+        |outputs, inputs, taps, bias, rows: &(dyn Fn(usize, &mut [f32]) -> Result<()> + Sync)| {
+            let rows = |first: usize, to: &mut [f32]| {
+                rows(first, to)?;
+                round.iter().for_each(|round| round(to));
+                Ok::<_, Error>(())
+            };
+            let packed =
+                Packed::<T>::from_rows(outputs, inputs, taps, bias, Sampling::Same, (rows, None));
+            Ok::<_, Error>(T::packs(packed?))
+        };
+    let bare = match remains {
+        Some(remains) => remains.bare.clone(),
+        None => Arc::new(packed(outputs, inputs, taps, bias, &rows)?),
+    };
+    let ranks: usize = change.factors.iter().map(|pair| pair.rank).sum();
+    let factors = (ranks > 0).then(|| {
+        let down = match remains.and_then(|remains| remains.down.as_ref()) {
+            Some(down) if down.0 == change.key => down.clone(),
+            _ => {
+                let width = inputs * taps;
+                let right: Vec<f32> =
+                    change.factors.iter().flat_map(|pair| pair.right).copied().collect();
+                let rows = |first: usize, to: &mut [f32]| {
+                    to.copy_from_slice(&right[first * width..][..to.len()]);
+                    Ok(())
+                };
+                (change.key.to_vec(), Arc::new(packed(ranks, inputs, taps, None, &rows)?))
+            }
+        };
+        let left = |first: usize, to: &mut [f32]| {
+            for (output, to) in (first..).zip(to.chunks_exact_mut(ranks)) {
+                let mut at = 0;
+                for pair in change.factors {
+                    let left = &pair.left[output * pair.rank..][..pair.rank];
+                    for (to, left) in to[at..].iter_mut().zip(left) {
+                        *to = pair.scale * left;
+                    }
+                    at += pair.rank;
+                }
+            }
+            Ok(())
+        };
+        Ok::<_, Error>((down, packed(outputs, ranks, 1, None, &left)?))
+    });
+    Ok(Form::Layer {
+        packs: bare,
+        beside: Some(Beside(factors.transpose()?)),
+        undoubled: OnceLock::new(),
+    })
 }
 
 pub(super) fn linear(
@@ -317,21 +428,26 @@ pub(super) fn linear(
     residual: Option<&Numbers>,
 ) -> Numbers {
     fn run<T: Stored>(
-        packs: &Packs,
+        form: &Form,
         x: &[T],
         activation: Option<Activation>,
         residual: Option<&Numbers>,
     ) -> Values<T> {
+        let (packs, beside) = form.layers();
         let packed = T::packed(packs);
+        let beside = beside.map(|(down, up)| {
+            (product::linear(x, T::packed(down), &Extras::none()), T::packed(up))
+        });
+        let beside = beside.as_ref().map(|(x, up)| (&x[..], *up));
         if activation == Some(Activation::Geglu) && !packed.outputs().is_multiple_of(32) {
             // The kernels gate whole panels only; networks so narrow are no burden.
-            let h = product::linear(x, packed, &Extras::none());
+            let h = product::linear(x, packed, &Extras { beside, ..Extras::none() });
             return pointwise::geglu(&h, packed.outputs() / 2);
         }
-        let extras = Extras { activation, residual: residual.map(T::of), ..Extras::none() };
-        product::linear(x, packed, &extras)
+        let residual = residual.map(T::of);
+        product::linear(x, packed, &Extras { activation, residual, beside, ..Extras::none() })
     }
-    map_numbers!(x, |x| run(form.packs(), x, activation, residual))
+    map_numbers!(x, |x| run(form, x, activation, residual))
 }
 
 pub(super) fn silu(x: &Numbers) -> Numbers {
@@ -352,9 +468,14 @@ pub(super) fn conv(
         window: Window,
         (rows, residual): (Option<&Numbers>, Option<&Numbers>),
     ) -> (Values<T>, Size) {
+        let (packs, beside) = form.layers();
+        let beside = beside.map(|(down, up)| {
+            (product::conv(x, T::packed(down), window, &Extras::none()).0, T::packed(up))
+        });
+        let beside = beside.as_ref().map(|(x, up)| (&x[..], *up));
         let (image_rows, residual) = (rows.map(T::of), residual.map(T::of));
-        let extras = Extras { image_rows, residual, ..Extras::none() };
-        product::conv(x, T::packed(form.packs()), window, &extras)
+        let extras = Extras { beside, image_rows, residual, ..Extras::none() };
+        product::conv(x, T::packed(packs), window, &extras)
     }
     match x {
         Padded::F32(x) => {
@@ -379,7 +500,7 @@ pub(super) fn conv_doubled(
     to: Size,
 ) -> Numbers {
     fn run<T: Stored>(form: &Form, x: &[T], from: Size, window: Window, to: Size) -> Values<T> {
-        let Form::Layer { packs, undoubled } = form else { unreachable!("{KINDS}") };
+        let Form::Layer { packs, undoubled, .. } = form else { unreachable!("{KINDS}") };
         let packed = T::packed(packs);
         if (to.height, to.width) == (2 * from.height, 2 * from.width) {
             let x = conv::Padded::new(x, from);

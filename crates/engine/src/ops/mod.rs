@@ -382,6 +382,9 @@ pub(crate) struct Change<'a> {
     pub(crate) rest: Option<&'a [f32]>,
     /// What the factors are, their scales aside: equal factors have equal ones.
     pub(crate) key: &'a [Origin],
+    /// Whether it is not added to the weight, but multiplied beside it: for a [`Role::Layer`] on the processor
+    /// that nothing else changes.
+    pub(crate) beside: bool,
 }
 
 /// Where factors are from: the content hash of an adapter, and a limit of their rank.
@@ -389,7 +392,15 @@ pub(crate) type Origin = ([u8; 32], Option<usize>);
 
 /// What is left of a module's earlier weights, and saves work when they are made anew. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Remains(Option<Arc<card::Remains>>);
+pub(crate) struct Remains(Kept);
+
+#[derive(Debug, Clone, Default)]
+enum Kept {
+    #[default]
+    Nothing,
+    Host(host::Remains),
+    Card(Arc<card::Remains>),
+}
 
 /// The extent of a weight.
 #[derive(Debug, Clone, Copy)]
@@ -429,7 +440,10 @@ impl Weights {
         let precision = storage.precision;
         let form = match &storage.device {
             Device::Card(device) if !is_norm && role != Role::Table => {
-                let remains = remains.0.as_deref();
+                let remains = match &remains.0 {
+                    Kept::Card(remains) => Some(&**remains),
+                    _ => None,
+                };
                 let (card, format) = (device, card::format(precision));
                 Form::Card(card::Form::layer((card, format), extent, bias, change, remains, rows)?)
             }
@@ -450,7 +464,11 @@ impl Weights {
                     _ if is_norm => Form::Host(host::Form::norm(outputs, bias, rows)?),
                     _ => {
                         let form = (role, precision);
-                        Form::Host(host::Form::layer(extent, bias, form, change.factors, rows)?)
+                        let remains = match &remains.0 {
+                            Kept::Host(remains) => Some(remains),
+                            _ => None,
+                        };
+                        Form::Host(host::Form::layer(extent, bias, form, change, remains, rows)?)
                     }
                 }
             }
@@ -460,10 +478,10 @@ impl Weights {
 
     /// What saves work when the module's weights are made anew.
     pub(crate) fn remains(&self) -> Remains {
-        match &self.0.form {
-            Form::Card(form) => Remains(form.remains()),
-            Form::Host(_) => Remains(None),
-        }
+        Remains(match &self.0.form {
+            Form::Card(form) => form.remains().map_or(Kept::Nothing, Kept::Card),
+            Form::Host(form) => form.remains().map_or(Kept::Nothing, Kept::Host),
+        })
     }
 
     pub(crate) fn outputs(&self) -> usize {

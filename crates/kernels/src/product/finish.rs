@@ -29,6 +29,9 @@ pub enum Activation {
 /// What is done to the sums besides adding the bias, in this order.
 #[derive(Debug, Clone, Copy)]
 pub struct Extras<'a, T> {
+    /// The product of another matrix, with a row for each of the result, and its weights: added to the sums
+    /// before they are rounded. A low-rank change beside a layer is that.
+    pub beside: Option<(&'a [T], &'a Packed<T>)>,
     /// One row of `outputs` numbers for each image, added to all its pixels.
     pub image_rows: Option<&'a [T]>,
     /// A function of each sum.
@@ -41,7 +44,7 @@ impl<T> Extras<'_, T> {
     /// Nothing.
     #[must_use]
     pub fn none() -> Self {
-        Extras { image_rows: None, activation: None, residual: None }
+        Extras { beside: None, image_rows: None, activation: None, residual: None }
     }
 
     /// Numbers per row of the result.

@@ -118,7 +118,7 @@ pub fn conv_with<T: Operand>(
     let out_size = phases[0].out_size(size.batch, w.outputs());
     // SAFETY: the phases together write each pixel of the result.
     let mut out = unsafe { Values::unwritten(out_size.len()) };
-    if winograd::applies(isa, w, size, window) {
+    if extras.beside.is_none() && winograd::applies(isa, w, size, window) {
         assert!(isa.is_available(), "{isa}: this processor does not have it");
         let end = End::new(w, extras, &phases[0], out.len());
         winograd::conv(isa, x, &w.transformed(), w.inputs(), &end, &mut out);
@@ -195,8 +195,61 @@ struct Product<'a, T> {
     rows: &'a Rows,
     w: &'a Packed<T>,
     phase: usize,
+    beside: Option<Beside<'a, T>>,
     end: End<'a, T>,
     out: Shared<T>,
+}
+
+/// [`Extras::beside`], checked against the sizes.
+struct Beside<'a, T> {
+    x: &'a [T],
+    rows: Rows,
+    w: &'a Packed<T>,
+}
+
+impl<'a, T: Operand> Beside<'a, T> {
+    fn new((x, w): (&'a [T], &'a Packed<T>), rows: &Rows, outputs: usize) -> Beside<'a, T> {
+        assert_eq!((w.taps(), w.outputs()), (1, outputs), "weights for the same outputs");
+        assert_eq!(rows.out_rows(), rows.count(), "rows of the result in their order");
+        assert_eq!(x.len(), rows.count() * w.inputs(), "a row for each of the result");
+        Beside { x, rows: Rows::matrix(rows.count(), w.inputs()), w }
+    }
+
+    /// Numbers of scratch memory for a block.
+    fn scratch<M: Micro<T>>(&self) -> usize {
+        self.w.chunks().iter().map(|chunk| M::scratch(1, chunk.len())).sum()
+    }
+
+    /// Makes a block's chunks ready.
+    ///
+    /// # Safety
+    /// As [`Micro::prepare`], with room for [`scratch`](Beside::scratch) numbers.
+    unsafe fn prepare<M: Micro<T>>(
+        &self,
+        block: usize,
+        mut scratch: *mut f32,
+        ready: &mut Vec<M::Ready>,
+    ) {
+        ready.clear();
+        let rows = self.rows.block::<{ micro::MOST_ROWS }>(block * M::ROWS, M::ROWS);
+        for chunk in self.w.chunks() {
+            // SAFETY: all rows lie inside `x`, as `new` asserted; the caller's conditions.
+            unsafe {
+                ready.push(M::prepare(
+                    &Block {
+                        x: self.x.as_ptr(),
+                        rows: &rows.inputs[..M::ROWS],
+                        taps: self.rows.taps(),
+                        begin: chunk.start,
+                        len: chunk.len(),
+                        present: chunk.end.min(self.w.inputs()) - chunk.start,
+                    },
+                    scratch,
+                ));
+                scratch = scratch.add(M::scratch(1, chunk.len()));
+            }
+        }
+    }
 }
 
 fn product<T: Operand>(
@@ -214,7 +267,8 @@ fn product<T: Operand>(
     rows.assert_inside(x.len(), w.inputs());
     assert_eq!(rows.taps().len(), w.taps(), "as many taps as the weights");
     let end = End::new(w, extras, rows, out.len());
-    let product = Product { x, rows, w, phase, end, out: Shared::new(out) };
+    let beside = extras.beside.map(|beside| Beside::new(beside, rows, w.outputs()));
+    let product = Product { x, rows, w, phase, beside, end, out: Shared::new(out) };
     T::dispatch(isa, &Job(Kind::Product(product)));
 }
 
@@ -259,14 +313,16 @@ impl<T: Operand> Product<'_, T> {
             let blocks = task * per_task..blocks.min((task + 1) * per_task);
             let kept = if chunks.len() == 1 { 1 } else { blocks.len() * pairs.len() };
             let gathered = M::scratch(self.w.taps(), widest);
-            with_scratch(kept * sums + gathered, |scratch| {
-                let (sums_of_task, gathered) = scratch.split_at_mut(kept * sums);
+            let beside = self.beside.as_ref().map_or(0, Beside::scratch::<M>);
+            with_scratch(kept * sums + gathered + beside, |scratch| {
+                let (sums_of_task, scratch) = scratch.split_at_mut(kept * sums);
+                let (gathered, beside) = scratch.split_at_mut(gathered);
                 // SAFETY: the processor has the instructions (`dispatch` asserted it); `product`
                 // asserted that all rows with all taps lie inside `x`; the weights hold every panel
                 // of every chunk; the scratch has room for all sums and for a gathered block; and
                 // this task alone writes its rows and outputs of `out`.
                 unsafe {
-                    self.task::<M>(blocks, pairs, sums_of_task, gathered);
+                    self.task::<M>(blocks, pairs, sums_of_task, gathered, beside);
                 }
             });
         });
@@ -280,9 +336,11 @@ impl<T: Operand> Product<'_, T> {
         pairs: std::ops::Range<usize>,
         sums: &mut [f32],
         gathered: &mut [f32],
+        beside: &mut [f32],
     ) {
         let chunks = self.w.chunks();
         let size = M::ROWS * PAIR;
+        let mut ready_beside = Vec::new();
         // SAFETY: as this function's.
         unsafe {
             M::enter();
@@ -301,6 +359,9 @@ impl<T: Operand> Product<'_, T> {
                         },
                         gathered.as_mut_ptr(),
                     );
+                    if let Some(other) = self.beside.as_ref().filter(|_| last) {
+                        other.prepare::<M>(block, beside.as_mut_ptr(), &mut ready_beside);
+                    }
                     for (pair_at, pair) in pairs.clone().enumerate() {
                         let place = match chunks.len() {
                             1 => 0,
@@ -311,6 +372,13 @@ impl<T: Operand> Product<'_, T> {
                         let b0 = self.w.panel(self.phase, left, chunk.start);
                         let b1 = self.w.panel(self.phase, right.unwrap_or(left), chunk.start);
                         M::multiply(&a, b0, b1, c, !first);
+                        if let Some(other) = self.beside.as_ref().filter(|_| last) {
+                            for (a, chunk) in ready_beside.iter().zip(other.w.chunks()) {
+                                let b0 = other.w.panel(0, left, chunk.start);
+                                let b1 = other.w.panel(0, right.unwrap_or(left), chunk.start);
+                                M::multiply(a, b0, b1, c, true);
+                            }
+                        }
                         if last {
                             M::finish(&self.end, c, &rows, pair, self.out.get());
                         }

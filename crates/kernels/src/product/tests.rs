@@ -46,6 +46,12 @@ fn tolerance<T: Number>(exact: f64) -> f64 {
     }
 }
 
+/// What lies beside a layer: as many rows as it makes, and weights.
+fn beside<T: Number>(rows: usize, ranks: usize, outputs: usize) -> (Vec<T>, Vec<T>) {
+    let [h, up] = [numbers(rows * ranks, 8), numbers(outputs * ranks, 9)].map(|v| narrow(&v));
+    (h, up)
+}
+
 fn linear_agrees<T: Operand>() {
     for (rows, inputs, outputs) in [
         (1, 1, 1),
@@ -64,11 +70,21 @@ fn linear_agrees<T: Operand>() {
         let size = Size { batch: 1, height: 1, width: rows, channels: inputs };
         let window = Window { kernel: 1, stride: 1, before: 0, after: 0 };
         let exact = naive(&wide(&x), size, &wide(&w), outputs, window);
+        // As wide as one adapter, or as many of them.
+        let ranks = if rows % 2 == 0 { 5 } else { 600 };
+        let (h, up) = beside::<T>(rows, ranks, outputs);
+        let size = Size { channels: ranks, ..size };
+        let changes = naive(&wide(&h), size, &wide(&up), outputs, window);
+        let up = Packed::new(&wide(&up), outputs, ranks, 1, None, Sampling::Same);
         for isa in rungs() {
-            let extras = Extras { residual: Some(&residual), ..Extras::none() };
+            let extras =
+                Extras { residual: Some(&residual), beside: Some((&h, &up)), ..Extras::none() };
             let out = linear_with(isa, &x, &packed, &extras);
             for (i, (ours, exact)) in out.iter().zip(&exact).enumerate() {
-                let exact = exact + f64::from(bias[i % outputs]) + f64::from(residual[i].to_f32());
+                let exact = exact
+                    + changes[i]
+                    + f64::from(bias[i % outputs])
+                    + f64::from(residual[i].to_f32());
                 let error = (f64::from(ours.to_f32()) - exact).abs();
                 assert!(
                     error < tolerance::<T>(exact),
@@ -110,11 +126,23 @@ fn conv_agrees<T: Operand>() {
             let rows: Vec<T> = narrow(&numbers(size.batch * outputs, 5));
             let exact = naive(&wide(&x), size, &wide(&w), outputs, window);
             let padded = Padded::new(&x, size);
+            let (h, up) = beside::<T>(exact.len() / outputs, 6, outputs);
+            let whole = Size { batch: 1, height: 1, width: h.len() / 6, channels: 6 };
+            let changes = naive(&wide(&h), whole, &wide(&up), outputs, windows[3]);
+            let up = Packed::new(&wide(&up), outputs, 6, 1, None, Sampling::Same);
             // What cancels in Winograd's sums is as large as a sum usually is.
             let usual = ((taps * size.channels) as f64).sqrt() / 3.0;
             let lost = usual * if T::GROUP == 1 { 1e-5 } else { 6e-3 };
             for isa in rungs() {
                 let extras = Extras { image_rows: Some(&rows), ..Extras::none() };
+                let changed = Extras { beside: Some((&h, &up)), ..extras };
+                let (out, _) = conv_with(isa, &padded, &packed, window, &changed);
+                for (i, ours) in out.iter().enumerate() {
+                    let row = rows[i / (out.len() / size.batch) * outputs + i % outputs];
+                    let exact = exact[i] + changes[i] + f64::from(row.to_f32());
+                    let error = (f64::from(ours.to_f32()) - exact).abs();
+                    assert!(error < tolerance::<T>(exact), "{isa} {size:?} {i}, changed: {error}");
+                }
                 let (out, out_size) = conv_with(isa, &padded, &packed, window, &extras);
                 assert_eq!((out.len(), out_size.len()), (exact.len(), exact.len()));
                 let lost = match winograd::applies(isa, &packed, size, window) {

@@ -72,6 +72,9 @@ pub struct AdapterPatch {
     pub name: String,
     /// Modules that it changed.
     pub applied: u32,
+    /// How many of them beside the layer, as a weight changes over the steps.
+    #[serde(default)]
+    pub beside: u32,
     /// Modules that it has.
     pub total: u32,
     /// Modules without effect, with the reason: at most 100 of them.

@@ -72,7 +72,7 @@ impl Blend {
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
         let mut layers: BTreeMap<_, Layer> = BTreeMap::new();
         for adapter_use in stack {
-            if !adapter_use.over_steps.keyframes().is_empty() {
+            if !adapter_use.over_steps.is_level() {
                 let found = "an adapter whose weight changes over the steps".to_owned();
                 return Err(wrong(&adapter_use.path, found, "Give it one weight for all steps"));
             }
