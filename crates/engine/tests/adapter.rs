@@ -530,7 +530,7 @@ fn algorithms_without_a_formula_are_named() {
 
 /// The same tensors mean one rotation in PEFT, and its reverse in OneTrainer, but for linear layers.
 #[test]
-fn rotations_of_convolutions_need_pefts_configuration() {
+fn rotations_of_convolutions_need_to_say_whose_they_are() {
     let modules: Modules = [
         ("unet.conv_in".to_owned(), vec![6, 4, 3, 3]),
         ("unet.time_embedding.linear_1".to_owned(), vec![6, 8]),
@@ -548,6 +548,11 @@ fn rotations_of_convolutions_need_pefts_configuration() {
     assert_eq!(fit.modules().collect::<Vec<_>>(), ["unet.time_embedding.linear_1"]);
     let [Problem { name, .. }] = fit.wrong_shape.as_slice() else { panic!("{fit:?}") };
     assert_eq!(name, "unet.conv_in");
+    let mut marked = parts("lora_unet_", "time_embedding_linear_1").to_vec();
+    marked.push(("lora_unet_conv_in.oft_R.scaled_oft".to_owned(), vec![1], 1.0));
+    write(&path, &marked);
+    let fit = Adapter::open(&path).unwrap().outline().fit(&modules);
+    assert_eq!((fit.modules().count(), fit.wrong_shape), (2, vec![]), "OneTrainer's own form");
 
     let peft = folder.path().join("unet");
     fs::create_dir(&peft).unwrap();

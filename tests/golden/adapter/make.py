@@ -28,6 +28,8 @@ the weights at strength 1:
     ia3, ia3_inputs, ia3_peft, glora, full, norm
     glora_old                            the order of GLoRA's first files, which no library writes any more:
                                          by its formula, in NumPy and f64
+    oft_onetrainer                       OneTrainer's OFT: what its layers do by their definition, in f64. It turns the
+                                         inputs of linear layers, and the weights of convolutions
     tlora                                T-LoRA with orthogonal factors in its authors' names: what its layers do
                                          to unit inputs, by their definition, in f64
 
@@ -347,6 +349,7 @@ def algorithms():
     peft_file("oft_peft_bounded", oft(coft=True, eps=0.9, num_cayley_neumann_terms=7), merged=True)
     glora_old(folder, bases, numbers)
     tlora(folder, bases, numbers)
+    oft_onetrainer(folder, bases, numbers)
     save_file({k: v.contiguous() for k, v in numbers.items()}, HERE / "algorithms.safetensors")
 
 
@@ -396,6 +399,32 @@ def tlora(folder, bases, numbers, rank=4):
                 ending = "" if part == "lambda" else ".weight"
                 tensors[f"{spelling}.{names.format(part)}{ending}"] = value.contiguous()
     save_file(tensors, folder / "tlora.safetensors", {"format": "pt"})
+
+
+def oft_onetrainer(folder, bases, numbers, side=4):
+    """R = I + 2 Q + 2 Q² + 2 Q³ + Q⁴ in blocks of inputs: x R for linear layers, W R for convolutions."""
+    tensors = {}
+    for path, base in bases.items():
+        if isinstance(base, nn.GroupNorm):
+            continue
+        weight = base.weight.detach().double()
+        rows = weight.reshape(weight.shape[0], -1)
+        blocks = rows.shape[1] // side
+        values = torch.randn(blocks, side * (side - 1) // 2) / 8
+        q = torch.zeros(blocks, side, side, dtype=torch.float64)
+        above = torch.triu_indices(side, side, 1)
+        q[:, above[0], above[1]] = values.double()
+        q = q - q.transpose(1, 2)
+        power = torch.linalg.matrix_power
+        turn = torch.block_diag(*(torch.eye(side) + 2 * q + 2 * power(q, 2) + 2 * power(q, 3) + power(q, 4)))
+        if isinstance(base, nn.Linear):
+            units = torch.eye(rows.shape[1], dtype=torch.float64)
+            turned = nn.functional.linear(units @ turn, rows).T
+        else:
+            turned = rows @ turn
+        numbers[f"oft_onetrainer/unet.{path}"] = (turned - rows).reshape(weight.shape).float()
+        tensors["lora_unet_" + path.replace(".", "_") + ".oft_R.weight"] = values
+    save_file(tensors, folder / "oft_onetrainer.safetensors", {"ot_branch": "master", "ot_revision": "1"})
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@
 //! - OFT (Qiu et al., 2023, <https://arxiv.org/abs/2306.07280>) as kohya and LyCORIS have it: `Rᵀ` from the left,
 //!   on blocks of outputs. `alpha` bounds the norm of `Q`, and `rescale` multiplies each output. As PEFT and
 //!   OneTrainer have it: `Rᵀ` from the right, on blocks of inputs, or of a convolution's rows `(in, kh, kw)`. There
-//!   OneTrainer takes `R`, so without PEFT's configuration it is refused; and what PEFT merges counts. While PEFT
-//!   trains a kernel larger than 1 × 1, it adds up windows that overlap, which no weight does.
+//!   OneTrainer takes `R`, so a file with neither PEFT's configuration nor OneTrainer's marks is refused; and what
+//!   PEFT merges counts. While PEFT trains a kernel larger than 1 × 1, it adds up windows that overlap, which no
+//!   weight does.
 //! - BOFT (Liu et al., 2023, <https://arxiv.org/abs/2311.06243>): several such stages, each on outputs that are
 //!   further apart, as in a fast Fourier transform.
 //! - HRA (Yuan et al., 2024, <https://arxiv.org/abs/2405.17484>): a chain of reflections at the inputs.
@@ -328,8 +329,13 @@ fn generators(parts: &Parts, inputs: usize) -> Option<(usize, usize)> {
 
 fn fits_right(parts: &Parts, shape: &[usize]) -> bool {
     let Some((_, inputs, taps)) = dimensions(shape) else { return false };
-    (shape.len() == 2 || parts.settings.rotation.is_some())
+    (shape.len() == 2 || parts.settings.rotation.is_some() || is_one_trainers(parts))
         && generators(parts, inputs * taps).is_some()
+}
+
+/// Whether OneTrainer wrote a file: it notes its branch and revision, and has a form of its own.
+fn is_one_trainers(parts: &Parts) -> bool {
+    parts.has("scaled") || parts.file.metadata().keys().any(|key| key.starts_with("ot_"))
 }
 
 /// So many terms of Cayley's series, the last with half of its factor.
@@ -360,8 +366,10 @@ fn turn_inputs(parts: &Parts, base: &Base<'_>, weight: f64, delta: &mut Delta) -
     let Rotation { terms, bound } = parts.settings.rotation.unwrap_or(ONE_TRAINER);
     // OneTrainer's other form.
     let divisor = if parts.has("scaled") { 2.0 * ((side - 1) as f64).sqrt() } else { 1.0 };
-    // The other sign makes it the transpose.
-    let divisor = if terms.is_some() { divisor } else { -divisor };
+    // The other sign makes it the transpose: where PEFT solves for the matrix, and where OneTrainer turns
+    // weights rather than inputs.
+    let is_other_way = terms.is_none() || shape.len() > 2 && parts.settings.rotation.is_none();
+    let divisor = if is_other_way { -divisor } else { divisor };
     let changes: Vec<Square> = values
         .par_chunks_exact(side * (side - 1) / 2)
         .map(|upper| {
