@@ -102,7 +102,7 @@ let settings: Settings = {
 	theme: (options.get('theme') as Settings['theme']) ?? 'system',
 	output_folder: null,
 	model_folders: [],
-	device: 'cpu',
+	device: 'auto',
 	threads: null,
 	model_memory: null,
 	notify: true,

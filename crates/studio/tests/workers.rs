@@ -235,6 +235,43 @@ fn a_card_that_fails_leaves_the_queue_to_the_others() {
     assert!(error.message.starts_with("Cannot use cuda:77"), "{error:?}");
 }
 
+#[test]
+fn a_fault_in_one_worker_leaves_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let desk = Desk::open_on(folder.path(), &[Cpu, Cpu]);
+    // What listens is called by the worker, in the middle of its picture.
+    let (fault, listening) = std::sync::mpsc::channel::<u32>();
+    let mut faulty = None;
+    desk.studio.listen(move |event| {
+        faulty = listening.try_recv().ok().or(faulty);
+        if let Event::Progress(progress) = event {
+            assert_ne!(Some(progress.job), faulty, "a fault on purpose");
+        }
+        true
+    });
+    let ids = desk.studio.enqueue(&desk.small(1, LONG), 2).unwrap();
+    let goes_on = || {
+        let step = |event: &Event| match event {
+            Event::Progress(progress) if progress.job == ids[1] => Some(progress.step),
+            Event::Job(job) if job.id == ids[1] && job.state.ended() => panic!("{job:?}"),
+            _ => None,
+        };
+        let before = desk.wait(step);
+        desk.wait(|event| step(event).filter(|now| *now > before))
+    };
+    goes_on();
+    fault.send(ids[0]).unwrap();
+    let error = desk.wait_for(ids[0], JobState::Failed).error.unwrap();
+    assert!(error.message.contains("fault on purpose"), "{error:?}");
+    // Both work: one at what it was at, one at what comes next.
+    goes_on();
+    let next = desk.enqueue(&desk.small(3, 1));
+    desk.wait_for(next, JobState::Done);
+    goes_on();
+    desk.studio.cancel_job(ids[1]).unwrap();
+    desk.wait_for(ids[1], JobState::Cancelled);
+}
+
 /// Started and killed by the test below.
 #[test]
 #[ignore = "the other half of `killed_workers_lose_nothing`"]
