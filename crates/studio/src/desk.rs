@@ -191,10 +191,12 @@ impl Desk {
         let mut state = self.state();
         let Some(device) = state.workers.spare(worker) else { return false };
         tracing::error!("pictures are made without {device}: {error:?}");
-        let Failure { message, hint, .. } = Failure::from(error);
+        let reason = Failure::from(error).message;
         self.events.send(&Event::Notice(Notice {
-            message: format!("Pictures are made without {device} for now. {message}"),
-            hint,
+            message: format!("Pictures are made without {device} for now. {reason}"),
+            hint: Some(
+                "To try it again, choose the device anew or start the program again.".into(),
+            ),
         }));
         drop(state);
         self.look.notify_all();
