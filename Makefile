@@ -12,6 +12,7 @@
 #   make package      builds a .deb with window, command line and starter
 #   make bench        times the command line against its peers (an hour, 20 GB of disk; needs Python 3.11)
 #   make cuda         builds the command line with NVIDIA cards: fetches NVIDIA's compiler first (105 MB)
+#   make cuda-window  builds the window with NVIDIA cards, in the same way
 #   make test-cuda    checks that program and its kernels as far as a machine without a card can
 #   make pack-gpu     packs what a machine with a card needs to test and time it (see tests/gpu)
 #
@@ -35,7 +36,7 @@ TARGET = $(shell cargo metadata --locked --no-deps --format-version 1 | sed 's/.
 
 PEERS := torch diffusers transformers peft openvino safetensors accelerate
 
-.PHONY: bench cuda cuda-toolkit test-cuda pack-gpu setup setup-window setup-test run window picture test test-window test-arm package ui format starter
+.PHONY: bench cuda cuda-window cuda-toolkit test-cuda pack-gpu setup setup-window setup-test run window picture test test-window test-arm package ui format starter
 
 # installed PACKAGE...: installs those that are not there.
 define installed
@@ -134,7 +135,7 @@ bench: setup
 	$(TARGET)/bench/env/bin/pip install --quiet $(PEERS)
 	$(TARGET)/bench/env/bin/python benches/compare.py $(TARGET)/bench --impasto $(TARGET)/release/impasto
 
-# The program for NVIDIA cards is built apart, so that neither build throws the other's away.
+# The programs for NVIDIA cards are built apart, so that neither build throws the other's away.
 CUDA = $(TARGET)/cuda
 cuda-toolkit:
 	$(call installed,$(PACKAGES) g++ python3 python3-venv)
@@ -144,6 +145,12 @@ cuda: cuda-toolkit
 	@began=$$(date +%s); \
 	cargo build --release --locked -p impasto --features cuda --target-dir $(CUDA); \
 	echo "$(CUDA)/release/impasto: built in $$(($$(date +%s) - began)) s"
+
+# The toolkit and the kernels that it compiled are those of the command line.
+cuda-window: setup-window cuda-toolkit ui/dist/index.html
+	@began=$$(date +%s); \
+	cargo build --release --locked -p impasto-window $(WINDOW),impasto-window/cuda --target-dir $(CUDA); \
+	echo "$(CUDA)/release/impasto-studio: built in $$(($$(date +%s) - began)) s"
 
 test-cuda: cuda
 	cargo clippy --locked -p impasto-cuda --features nvidia --all-targets --target-dir $(CUDA) -- -D warnings

@@ -1,7 +1,7 @@
 /**
  * A double of the Rust side for a browser: it stands where Tauri's internals stand and answers every
  * command with made-up data. For work on the window without a build, and for screenshots. Options in
- * the address: `?pictures=100000&cards=2000&session=…&theme=light&slow=1`.
+ * the address: `?pictures=100000&cards=2000&session=…&theme=light&slow=1&devices=3`.
  */
 import type {
 	ConvertWish,
@@ -102,7 +102,7 @@ let settings: Settings = {
 	theme: (options.get('theme') as Settings['theme']) ?? 'system',
 	output_folder: null,
 	model_folders: [],
-	device: 'cpu',
+	device: 'auto',
 	threads: null,
 	model_memory: null,
 	notify: true,
@@ -110,14 +110,20 @@ let settings: Settings = {
 	confirm_delete: options.has('confirm')
 };
 
-// ---- the queue: one picture after the other, in steps
+// ---- the queue: on each device one picture after the other, in steps
 
 const jobs = new Map<number, Job>();
 let order: number[] = [];
 let paused = false;
-let progress: JobProgress | null = null;
+const deviceCount = number('devices', 1);
+/** One device is the processor; more are cards. */
+const cardIds = Array.from({ length: deviceCount > 1 ? deviceCount : 0 }, (_, at) => `cuda:${at}`);
+/** The jobs that run: how far they are, and their next step. */
+const running = new Map<
+	number,
+	{ progress: JobProgress | null; timer?: ReturnType<typeof setTimeout> }
+>();
 let nextJob = 1;
-let timer: ReturnType<typeof setTimeout> | undefined;
 let revision = 1;
 let converting: ReturnType<typeof setTimeout> | undefined;
 let offers: FolderOffer[] = [{ program: 'ComfyUI', path: '/home/me/ComfyUI', models: 214 }];
@@ -164,12 +170,14 @@ function enqueue(params: GenerationParams, count: number): number[] {
 }
 
 function work() {
-	if (timer || paused || progress) return;
-	const id = order.shift();
-	if (id === undefined) return;
-	setJob(id, { state: 'running' });
-	sendQueue();
-	step(id, 0);
+	while (!paused && running.size < deviceCount) {
+		const id = order.shift();
+		if (id === undefined) return;
+		running.set(id, { progress: null });
+		setJob(id, { state: 'running' });
+		sendQueue();
+		step(id, 0);
+	}
 }
 
 function step(id: number, at: number) {
@@ -177,8 +185,7 @@ function step(id: number, at: number) {
 	if (job?.state !== 'running') return;
 	const { steps } = job.params;
 	if (job.params.prompt.includes('fail') && at === 3) {
-		progress = null;
-		timer = undefined;
+		running.delete(id);
 		setJob(id, {
 			state: 'failed',
 			error: {
@@ -191,7 +198,7 @@ function step(id: number, at: number) {
 		return work();
 	}
 	if (at > steps) return finish(job);
-	progress = {
+	const progress: JobProgress = {
 		job: id,
 		phase: at === 0 ? 'load' : 'sample',
 		done: at,
@@ -202,7 +209,7 @@ function step(id: number, at: number) {
 		seconds_left: at > 1 ? ((steps - at) * STEP) / 1000 : null
 	};
 	send({ event: 'progress', data: progress });
-	timer = setTimeout(() => step(id, at + 1), STEP);
+	running.set(id, { progress, timer: setTimeout(() => step(id, at + 1), STEP) });
 }
 
 function finish(job: Job) {
@@ -220,21 +227,16 @@ function finish(job: Job) {
 			.map(({ name }) => ({ name, applied: 138, beside: 0, total: 138, left_out: [] }))
 	};
 	added.push(image);
-	progress = null;
-	timer = undefined;
+	running.delete(job.id);
 	send({ event: 'image_saved', data: image });
 	setJob(job.id, { state: 'done', image: id });
 	work();
 }
 
 function cancel(id: number) {
-	const job = jobs.get(id);
 	order = order.filter((other) => other !== id);
-	if (job?.state === 'running') {
-		clearTimeout(timer);
-		timer = undefined;
-		progress = null;
-	}
+	clearTimeout(running.get(id)?.timer);
+	running.delete(id);
 	setJob(id, { state: 'cancelled' });
 	sendQueue();
 	work();
@@ -359,7 +361,7 @@ function wish(newest: number, moving: boolean) {
 	clearTimeout(frame);
 	const tell = (part: Partial<Live>) =>
 		send({ event: 'live', data: (live = { ...live, ...part }) });
-	if (progress) {
+	if (running.size === deviceCount) {
 		return tell({
 			state: 'waiting',
 			reason: 'A picture of the queue is being made.',
@@ -507,9 +509,16 @@ const commands: Record<string, Command> = {
 			['sgm_uniform', 'SGM uniform']
 		].map(([id, name]) => ({ id, name })),
 		devices: [
-			{ id: 'cpu', name: 'CPU', memory_bytes: 25_000_000_000, driver: null, unusable: null }
+			{ id: 'cpu', name: 'CPU', memory_bytes: 25_000_000_000, driver: null, unusable: null },
+			...cardIds.map((id) => ({
+				id,
+				name: 'NVIDIA card',
+				memory_bytes: 24_000_000_000,
+				driver: 'CUDA 13.0',
+				unusable: null
+			}))
 		],
-		best_device: 'cpu',
+		best_devices: cardIds.length > 0 ? cardIds : ['cpu'],
 		max_side: 2048,
 		version: '0.2.0',
 		cores: 8
@@ -522,14 +531,14 @@ const commands: Record<string, Command> = {
 			jobs: [...jobs.values()],
 			order,
 			paused,
-			progress,
+			progress: [...running.values()].flatMap(({ progress }) => progress ?? []),
 			live,
 			settings,
 			session: saved ? JSON.parse(saved) : null,
 			stacks: JSON.parse(localStorage.getItem('stacks') ?? '[]'),
 			sheets: sheets.map(entryOf),
 			defaults: DEFAULTS,
-			device: 'CPU · f32',
+			device: cardIds.length > 0 ? `${deviceCount} cards · f32` : 'CPU · f32',
 			output_folder: 'Pictures/Impasto',
 			data_folder: '.local/share/impasto',
 			gallery_revision: 1,

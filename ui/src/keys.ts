@@ -63,8 +63,8 @@ function plain(studio: Studio, key: string, event: KeyboardEvent): boolean {
 		if (view.drawer) view.toggleDrawer(false);
 		else if (view.tab === 'studio' && blend.open) blend.toggle(false);
 		else if (easel.split) easel.endSplit();
-		else if (view.tab === 'studio' && queue.running) {
-			queue.cancel(queue.running.id).catch((error) => toasts.fail(error));
+		else if (view.tab === 'studio' && easel.running) {
+			queue.cancel(easel.running.id).catch((error) => toasts.fail(error));
 		} else return false;
 		return true;
 	}

@@ -1,11 +1,14 @@
 //! The tables that a window builds its lists from.
 
 use engine::{
+    DeviceInfo,
     acceleration::METHODS,
     sample::{SAMPLERS, schedule::SCHEDULES},
 };
 use serde::Serialize;
 use ts_rs::TS;
+
+use crate::{settings::AUTO, workers::devices_for};
 
 /// What there is to choose from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, TS)]
@@ -18,8 +21,8 @@ pub struct Catalog {
     pub accelerations: Vec<Choice>,
     /// What this machine could compute on.
     pub devices: Vec<Device>,
-    /// The one that is chosen where the person does not.
-    pub best_device: String,
+    /// Those that compute where the person does not choose, each a picture of its own.
+    pub best_devices: Vec<String>,
     /// Of a picture, in pixels.
     pub max_side: u32,
     /// Of this program.
@@ -53,27 +56,26 @@ pub struct Device {
 }
 
 impl Catalog {
-    /// Of this program, on this machine.
+    /// Of this program, on a machine with these devices.
     #[must_use]
-    pub fn of_this_machine() -> Catalog {
-        let devices = engine::devices();
-        let best_device = engine::DeviceId::best_of(&devices).to_string();
+    pub fn with(devices: &[DeviceInfo]) -> Catalog {
+        let best_devices = devices_for(AUTO, devices);
         let choice = |id: &str, name: &str| Choice { id: id.to_owned(), name: name.to_owned() };
         Catalog {
             samplers: SAMPLERS.iter().map(|record| choice(record.id, record.name)).collect(),
             schedules: SCHEDULES.iter().map(|record| choice(record.id, record.name)).collect(),
             accelerations: METHODS.iter().map(|record| choice(record.id, record.name)).collect(),
             devices: devices
-                .into_iter()
+                .iter()
                 .map(|device| Device {
                     id: device.id.to_string(),
-                    name: device.name,
+                    name: device.name.clone(),
                     memory_bytes: device.memory_bytes,
-                    driver: device.driver,
+                    driver: device.driver.clone(),
                     unusable: device.unusable.as_deref().map(crate::error::sentence),
                 })
                 .collect(),
-            best_device,
+            best_devices: best_devices.iter().map(ToString::to_string).collect(),
             max_side: engine::MAX_SIDE,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),

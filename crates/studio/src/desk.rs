@@ -1,4 +1,4 @@
-//! What the studio and its inference thread share: the queue's and Live's state, behind one lock.
+//! What the studio and its inference threads share: the queue's and Live's state, behind one lock.
 //!
 //! Whoever changes a job takes the state's lock, then the database's, and sends the event before it lets
 //! go of either; so events come in the order of changes, and a snapshot that is made under both locks
@@ -7,12 +7,13 @@
 use std::{
     io::Cursor,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use engine::{DeviceId, DeviceInfo};
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 
 use crate::{
@@ -25,9 +26,13 @@ use crate::{
     live::{Live, LiveState, Wish},
     queue::{self, Job, JobProgress, JobState},
     worker,
+    workers::{Workers, devices_for},
 };
 
-/// What the studio and the inference thread share.
+/// So long after the last wish, Live does not keep a worker from the queue.
+const LIVE_RESTS: Duration = Duration::from_secs(30);
+
+/// What the studio and the inference threads share.
 #[derive(Debug)]
 pub(crate) struct Desk {
     pub(crate) data: DataFolder,
@@ -38,8 +43,8 @@ pub(crate) struct Desk {
     settings: RwLock<Settings>,
     state: Mutex<State>,
     look: Condvar,
-    /// What `auto` stands for: looked for once, as a driver takes its time.
-    best_device: OnceLock<engine::DeviceId>,
+    /// What there is to compute on: looked for once, as a driver takes its time.
+    pub(crate) devices: Vec<DeviceInfo>,
 }
 
 /// What changes while the program runs and is not in the database.
@@ -47,21 +52,60 @@ pub(crate) struct Desk {
 pub(crate) struct State {
     pub(crate) paused: bool,
     pub(crate) closing: bool,
-    /// The job that is being made, and what stops it.
-    running: Option<(u32, Arc<AtomicBool>)>,
-    pub(crate) progress: Option<JobProgress>,
+    workers: Workers,
+    /// The jobs that are being made, in the order in which they were begun.
+    running: Vec<Running>,
     pub(crate) live: Live,
     wish: Option<Wish>,
+    /// When the last wish came.
+    wished: Option<Instant>,
     /// The frame that is being made: whether it is one for a moving hand, and what stops it.
     rendering: Option<(bool, Arc<AtomicBool>)>,
     frame: Option<Frame>,
-    /// The last preview: job, revision, PNG.
-    preview: Option<(u32, u32, Arc<Vec<u8>>)>,
+    /// The last preview of each job: its number, revision, PNG.
+    previews: Vec<(u32, u32, Arc<Vec<u8>>)>,
+    /// Of the preview that came last. It counts on from job to job: an address never means another picture.
+    revision: u32,
     /// The last frame as PNG.
     shown: Option<Arc<Vec<u8>>>,
     pub(crate) notices: Vec<Notice>,
     /// Files that were handed over before a window listened.
     pub(crate) files: Vec<String>,
+}
+
+/// A job that is being made.
+#[derive(Debug)]
+struct Running {
+    job: u32,
+    worker: u32,
+    /// What stops it.
+    cancel: Arc<AtomicBool>,
+    progress: Option<JobProgress>,
+}
+
+impl State {
+    /// What pictures are made on.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = DeviceId> {
+        self.workers.devices()
+    }
+
+    /// How far the jobs are that are being made.
+    pub(crate) fn progress(&self) -> Vec<JobProgress> {
+        self.running.iter().filter_map(|running| running.progress.clone()).collect()
+    }
+
+    /// Whether the worker that makes the frames of Live makes a job.
+    fn live_is_kept_waiting(&self) -> bool {
+        self.running.iter().any(|running| self.workers.is_first(running.worker))
+    }
+
+    /// Whether the first worker makes frames of Live only: there are others for the jobs, and the hand has
+    /// moved a moment ago. A lone worker makes jobs first.
+    fn live_has_a_worker(&self) -> bool {
+        let moves = self.wish.is_some() || self.rendering.is_some();
+        let moved = || self.wished.is_some_and(|wished| wished.elapsed() < LIVE_RESTS);
+        self.workers.are_several() && self.live.state != LiveState::Off && (moves || moved())
+    }
 }
 
 /// A picture of Live.
@@ -77,7 +121,7 @@ pub(crate) struct Frame {
     pub(crate) making: Making,
 }
 
-/// What the inference thread is to do.
+/// What an inference thread is to do.
 pub(crate) enum Work {
     Job(Box<Job>, Arc<AtomicBool>),
     Frame(Box<Wish>, Arc<AtomicBool>),
@@ -94,7 +138,7 @@ impl Desk {
         gallery: Gallery,
         cards: Cards,
         settings: Settings,
-        notices: Vec<Notice>,
+        devices: Vec<DeviceInfo>,
     ) -> Desk {
         Desk {
             data,
@@ -103,9 +147,9 @@ impl Desk {
             gallery,
             cards,
             settings: RwLock::new(settings),
-            state: Mutex::new(State { notices, ..State::default() }),
+            state: Mutex::default(),
             look: Condvar::new(),
-            best_device: OnceLock::new(),
+            devices,
         }
     }
 
@@ -122,20 +166,41 @@ impl Desk {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
-    /// "CPU · f32".
-    pub(crate) fn device_label(&self, precision: engine::Precision) -> String {
-        let precision = match precision {
-            engine::Precision::F32 => "f32",
-            engine::Precision::Bf16 => "bf16",
-            engine::Precision::F16 => "f16",
+    // ---- workers
+
+    /// Fits the workers to the settings: gives those that are new, whose threads are to begin. Those that are
+    /// not wanted any more end theirs when their picture is done.
+    pub(crate) fn fit_workers(&self) -> Vec<(u32, DeviceId)> {
+        let new = {
+            let mut state = self.state();
+            let wanted = devices_for(&self.settings().device, &self.devices);
+            state.workers.fit(&wanted)
         };
-        format!("{} · {precision}", self.device().to_string().to_uppercase())
+        self.look.notify_all();
+        new
     }
 
-    /// What the settings say to compute on.
-    pub(crate) fn device(&self) -> engine::DeviceId {
-        let best = || *self.best_device.get_or_init(engine::DeviceId::best);
-        self.settings().device.parse().unwrap_or_else(|_| best())
+    /// Forgets a worker whose thread did not begin.
+    pub(crate) fn forget_worker(&self, worker: u32) {
+        self.state().workers.remove(worker);
+        self.look.notify_all();
+    }
+
+    /// Takes a worker off whose device does not work, if others go on; tells whether that is so.
+    pub(crate) fn go_on_without(&self, worker: u32, error: &Error) -> bool {
+        let mut state = self.state();
+        let Some(device) = state.workers.spare(worker) else { return false };
+        tracing::error!("pictures are made without {device}: {error:?}");
+        let reason = Failure::from(error).message;
+        self.events.send(&Event::Notice(Notice {
+            message: format!("Pictures are made without {device} for now. {reason}"),
+            hint: Some(
+                "To try it again, choose the device anew or start the program again.".into(),
+            ),
+        }));
+        drop(state);
+        self.look.notify_all();
+        true
     }
 
     // ---- queue
@@ -145,7 +210,7 @@ impl Desk {
     pub(crate) fn enqueue(&self, params: &GenerationParams, count: u32) -> Result<Vec<u32>> {
         let seed = params.seed.unwrap_or_else(crate::random_seed);
         let mut state = self.state();
-        if count == 1 && state.running.is_none() {
+        if count == 1 && !state.live_is_kept_waiting() {
             let shown = state.frame.take_if(|frame| frame.full && frame.asked == *params);
             if let Some(frame) = shown {
                 let id = self.keep(&mut state, &frame)?;
@@ -174,8 +239,9 @@ impl Desk {
         }
         let order = queue::order(&db)?;
         self.events.send(&Event::Queue { order, paused: state.paused });
-        // Jobs go before Live.
+        // Jobs go before Live, unless it has a worker of its own.
         if !state.paused
+            && !state.live_has_a_worker()
             && let Some((_, cancel)) = &state.rendering
         {
             cancel.store(true, Ordering::Relaxed);
@@ -194,15 +260,13 @@ impl Desk {
         Ok(job.id)
     }
 
-    /// Takes jobs out of the queue, and stops the one that is running.
+    /// Takes jobs out of the queue, and stops those that are running.
     pub(crate) fn cancel(&self, ids: &[u32]) -> Result<()> {
         let state = self.state();
         let db = self.db.lock();
         for &id in ids {
-            if let Some((running, cancel)) = &state.running
-                && *running == id
-            {
-                cancel.store(true, Ordering::Relaxed);
+            if let Some(running) = state.running.iter().find(|running| running.job == id) {
+                running.cancel.store(true, Ordering::Relaxed);
             } else if queue::get(&db, id)?.state == JobState::Queued {
                 let job = queue::set(&db, id, JobState::Cancelled, None, None)?;
                 self.events.send(&Event::Job(Box::new(job)));
@@ -213,7 +277,7 @@ impl Desk {
         Ok(())
     }
 
-    /// Changes the queue in the database, tells of a job that changed, and wakes the worker.
+    /// Changes the queue in the database, tells of a job that changed, and wakes the workers.
     pub(crate) fn with_queue(
         &self,
         change: impl FnOnce(&mut rusqlite::Connection) -> Result<Option<Event>>,
@@ -235,15 +299,15 @@ impl Desk {
         self.with_queue(|_| Ok(None))
     }
 
-    /// Waits for something to do; with patience, no longer than that.
-    pub(crate) fn next(&self, patience: Option<Duration>) -> Work {
+    /// Waits for something that a worker is to do; with patience, no longer than that.
+    pub(crate) fn next(&self, worker: u32, patience: Option<Duration>) -> Work {
         let deadline = patience.map(|patience| Instant::now() + patience);
         let mut state = self.state();
         loop {
-            if state.closing {
+            if state.closing || !state.workers.stays(worker) {
                 return Work::Close;
             }
-            match self.take(&mut state) {
+            match self.take(&mut state, worker) {
                 Ok(Some(work)) => return work,
                 Ok(None) => {}
                 Err(error) => {
@@ -267,21 +331,28 @@ impl Desk {
         }
     }
 
-    fn take(&self, state: &mut State) -> Result<Option<Work>> {
+    fn take(&self, state: &mut State, worker: u32) -> Result<Option<Work>> {
         let cancel = Arc::new(AtomicBool::new(false));
-        if !state.paused {
+        let first = state.workers.is_first(worker);
+        let frames_only = first && state.live_has_a_worker();
+        if !state.paused && !frames_only {
             let db = self.db.lock();
             if let Some(job) = queue::take(&db)? {
-                state.running = Some((job.id, cancel.clone()));
-                state.progress = None;
-                self.events.send(&Event::Job(Box::new(job.clone())));
                 let order = queue::order(&db)?;
+                let running =
+                    Running { job: job.id, worker, cancel: cancel.clone(), progress: None };
+                state.running.push(running);
+                self.events.send(&Event::Job(Box::new(job.clone())));
                 self.events.send(&Event::Queue { order, paused: false });
-                if state.wish.is_some() {
+                if first && state.wish.is_some() {
                     self.wait_for_jobs(state);
                 }
                 return Ok(Some(Work::Job(Box::new(job), cancel)));
             }
+        }
+        // One frame at a time: a worker that leaves may still have one.
+        if !first || state.rendering.is_some() {
+            return Ok(None);
         }
         let Some(wish) = state.wish.take() else { return Ok(None) };
         state.rendering = Some((wish.moving, cancel.clone()));
@@ -295,9 +366,32 @@ impl Desk {
     pub(crate) fn finish(&self, id: u32, saved: Result<GalleryImage>) {
         self.note_use(&saved);
         let mut state = self.state();
-        state.running = None;
-        state.progress = None;
+        state.running.retain(|running| running.job != id);
         self.end(&mut state, id, saved);
+    }
+
+    /// Puts a job back that its worker could not make, to where it stood: others do.
+    pub(crate) fn put_back(&self, id: u32) {
+        let mut state = self.state();
+        let cancelled = |running: &Running| running.cancel.load(Ordering::Relaxed);
+        let stopped = state.running.iter().any(|running| running.job == id && cancelled(running));
+        if stopped {
+            drop(state);
+            return self.finish(id, Err(engine::Error::Cancelled.into()));
+        }
+        state.running.retain(|running| running.job != id);
+        let db = self.db.lock();
+        let put = queue::set(&db, id, JobState::Queued, None, None).and_then(|job| {
+            self.events.send(&Event::Job(Box::new(job)));
+            let order = queue::order(&db)?;
+            self.events.send(&Event::Queue { order, paused: state.paused });
+            Ok(())
+        });
+        if let Err(error) = put {
+            tracing::error!("job {id} is not put back into the queue: {error}");
+        }
+        drop((db, state));
+        self.look.notify_all();
     }
 
     /// Remembers when models were last used.
@@ -336,21 +430,27 @@ impl Desk {
     pub(crate) fn tell(&self, progress: JobProgress) {
         let mut state = self.state();
         self.events.send(&Event::Progress(progress.clone()));
-        state.progress = Some(progress);
+        if let Some(running) = state.running.iter_mut().find(|running| running.job == progress.job)
+        {
+            running.progress = Some(progress);
+        }
     }
 
     /// Keeps a preview for whoever asks; gives its revision.
     pub(crate) fn keep_preview(&self, job: u32, image: &engine::Image) -> u32 {
         let png = Arc::new(png_of(image));
-        let mut state = self.state();
-        let revision = state.preview.as_ref().map_or(1, |(_, revision, _)| revision + 1);
-        state.preview = Some((job, revision, png));
-        revision
+        let state = &mut *self.state();
+        // A job that ended keeps its preview until another has one: a window may still ask for it.
+        let runs = |id: u32| state.running.iter().any(|running| running.job == id);
+        state.previews.retain(|(of, _, _)| *of != job && runs(*of));
+        state.revision += 1;
+        state.previews.push((job, state.revision, png));
+        state.revision
     }
 
     pub(crate) fn preview(&self, job: u32) -> Result<Vec<u8>> {
         let state = self.state();
-        let kept = state.preview.as_ref().filter(|(of, _, _)| *of == job);
+        let kept = state.previews.iter().find(|(of, _, _)| *of == job);
         let (_, _, png) =
             kept.ok_or_else(|| Error::new(Code::MissingFile, "there is no preview"))?;
         Ok(png.to_vec())
@@ -365,8 +465,9 @@ impl Desk {
         if let Some((false, cancel)) = &state.rendering {
             cancel.store(true, Ordering::Relaxed);
         }
-        state.wish = Some(Wish { params, number, moving, made: Instant::now() });
-        if state.running.is_some() {
+        let made = Instant::now();
+        (state.wish, state.wished) = (Some(Wish { params, number, moving, made }), Some(made));
+        if state.live_is_kept_waiting() {
             self.wait_for_jobs(&mut state);
         } else if state.live.state == LiveState::Off {
             state.live.state = LiveState::Rendering;
@@ -392,6 +493,9 @@ impl Desk {
         }
         state.live = Live { revision: state.live.revision, ..Live::default() };
         self.events.send(&Event::Live(Box::new(state.live.clone())));
+        drop(state);
+        // The worker that Live had is there for jobs again.
+        self.look.notify_all();
     }
 
     /// Takes in what came of a frame.
@@ -419,7 +523,8 @@ impl Desk {
             // Something else went first; the wish still stands if there is no newer one.
             Err(error) if worker::is_cancelled(&error) => {
                 state.wish.get_or_insert(wish);
-                return;
+                drop(state);
+                return self.look.notify_all();
             }
             Err(error) => {
                 state.live.state = LiveState::Failed;
@@ -428,6 +533,9 @@ impl Desk {
             }
         }
         self.events.send(&Event::Live(Box::new(state.live.clone())));
+        drop(state);
+        // The first worker may be another by now, and have waited for this frame.
+        self.look.notify_all();
     }
 
     pub(crate) fn shown(&self) -> Result<Vec<u8>> {
@@ -438,18 +546,36 @@ impl Desk {
 
     // ---- end
 
-    /// Stops what is being made, and lets the worker end.
+    /// Stops what is being made, and lets the workers end.
     pub(crate) fn close(&self) {
         let mut state = self.state();
         state.closing = true;
         state.wish = None;
-        let stops = state.running.iter().map(|(_, cancel)| cancel);
+        let stops = state.running.iter().map(|running| &running.cancel);
         for cancel in stops.chain(state.rendering.iter().map(|(_, cancel)| cancel)) {
             cancel.store(true, Ordering::Relaxed);
         }
         drop(state);
         self.look.notify_all();
     }
+}
+
+/// "CPU · f32", "2 cards · bf16".
+pub(crate) fn device_label(
+    devices: impl IntoIterator<Item = DeviceId>,
+    precision: engine::Precision,
+) -> String {
+    let precision = match precision {
+        engine::Precision::F32 => "f32",
+        engine::Precision::Bf16 => "bf16",
+        engine::Precision::F16 => "f16",
+    };
+    let devices: Vec<_> = devices.into_iter().collect();
+    let what = match devices.as_slice() {
+        [device] => device.to_string().to_uppercase(),
+        several => format!("{} cards", several.len()),
+    };
+    format!("{what} · {precision}")
 }
 
 /// A picture without a recipe, for the screen.

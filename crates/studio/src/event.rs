@@ -32,7 +32,7 @@ pub enum Event {
         /// No job is begun.
         paused: bool,
     },
-    /// How far the running job is.
+    /// How far a running job is.
     Progress(JobProgress),
     /// A picture is in the gallery.
     ImageSaved(Box<GalleryImage>),
@@ -73,8 +73,8 @@ pub struct Snapshot {
     pub order: Vec<u32>,
     /// No job is begun.
     pub paused: bool,
-    /// How far the running job is.
-    pub progress: Option<JobProgress>,
+    /// How far the running jobs are.
+    pub progress: Vec<JobProgress>,
     /// The state of Live.
     pub live: Live,
     /// The settings.
@@ -88,7 +88,7 @@ pub struct Snapshot {
     pub sheets: Vec<SheetEntry>,
     /// Parameters to begin with: those that suit the starter, without adapters.
     pub defaults: GenerationParams,
-    /// The device and the precision: "CPU · f32".
+    /// The devices and the precision: "CPU · f32", "2 cards · bf16".
     pub device: String,
     /// Where pictures go.
     pub output_folder: String,

@@ -41,6 +41,7 @@ mod studio;
 pub mod swarm;
 pub mod tags;
 mod worker;
+mod workers;
 
 pub use data::DataFolder;
 pub use error::{Code, Error, Failure, Result};

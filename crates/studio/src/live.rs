@@ -1,7 +1,8 @@
 //! Live: a frame for every movement of the hand.
 //!
 //! A frame is no job: it has no row, no file and no place in the gallery. Only the newest wish is kept,
-//! and a new one cancels the frame that is being made. Jobs go first; Live waits for them and says so.
+//! and a new one cancels the frame that is being made. Jobs go first; Live waits for them and says so. Where
+//! there are several workers, the first is Live's as long as the hand moves, and jobs are for the others.
 
 use serde::Serialize;
 use ts_rs::TS;

@@ -75,7 +75,7 @@ impl From<engine::Phase> for Phase {
     }
 }
 
-/// How far the running job is.
+/// How far a running job is.
 #[derive(Debug, Clone, PartialEq, Serialize, TS)]
 pub struct JobProgress {
     /// Its id.
@@ -329,14 +329,16 @@ mod tests {
         with_jobs(|db, ids| {
             take(db).unwrap();
             take(db).unwrap();
+            take(db).unwrap();
             set(db, ids[0], JobState::Done, Some(7), None).unwrap();
             recover(db).unwrap();
             let states: Vec<_> =
                 all(db).unwrap().into_iter().map(|job| (job.id, job.state)).collect();
             use JobState::{Interrupted, Queued};
-            assert_eq!(states, [(ids[1], Interrupted), (ids[2], Queued), (ids[3], Queued)]);
+            // Several workers had one each.
+            assert_eq!(states, [(ids[1], Interrupted), (ids[2], Interrupted), (ids[3], Queued)]);
             again(db, ids[1]).unwrap();
-            assert_eq!(order(db).unwrap(), [ids[2], ids[3], ids[1]]);
+            assert_eq!(order(db).unwrap(), [ids[3], ids[1]]);
             assert!(again(db, ids[1]).is_err());
         });
     }

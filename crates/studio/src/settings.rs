@@ -26,12 +26,12 @@ pub struct Settings {
     pub output_folder: Option<String>,
     /// Folders with models, those of other programs too. They are never written to.
     pub model_folders: Vec<String>,
-    /// What to compute on, by id: "auto" (the first card that can be used, or else the processor), "cpu",
-    /// "cuda:1".
+    /// What to compute on, by id: "auto" (every card that can be used, each a picture of its own, or else the
+    /// processor), "cpu", "cuda:1".
     pub device: String,
     /// Threads to compute with; without a number, all cores. Pictures do not depend on it.
     pub threads: Option<u32>,
-    /// Gigabytes in which base models stay loaded; without a number, half of the machine's memory. The
+    /// Gigabytes in which base models stay loaded, on each device; without a number, half of its memory. The
     /// one in use stays in any case.
     pub model_memory: Option<u32>,
     /// Say so on the desktop when a picture is done and the window is not in front.
@@ -88,7 +88,7 @@ const FIELDS: &[(&str, &str, Option<&str>)] = &[
     ),
     (
         "device",
-        "What to compute on: \"auto\" (an NVIDIA card if there is one), \"cpu\", \"cuda:0\", \"cuda:1\", …",
+        "What to compute on: \"auto\" (NVIDIA cards if there are any), \"cpu\", \"cuda:0\", \"cuda:1\", …",
         None,
     ),
     (
@@ -98,7 +98,7 @@ const FIELDS: &[(&str, &str, Option<&str>)] = &[
     ),
     (
         "model_memory",
-        "Gigabytes in which base models stay loaded. Without a number: half of the memory.",
+        "Gigabytes in which base models stay loaded, on each device. Without a number: half of its memory.",
         Some("8"),
     ),
     (

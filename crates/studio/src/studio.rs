@@ -4,11 +4,12 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use engine::{
+    DeviceInfo,
     adapter::Outline,
     text::{self, Vocabulary, embedding::Embedding, tokenizer::Tokenizer},
 };
@@ -26,7 +27,7 @@ use crate::{
     },
     catalog::Catalog,
     db::{self, Db},
-    desk::Desk,
+    desk::{self, Desk},
     error::sentence,
     event::{Event, Events, NamedStack, Notice, Snapshot, Who},
     gallery::{Deleted, Gallery, GalleryCounts, GalleryImage, GalleryQuery},
@@ -76,7 +77,7 @@ pub struct Studio {
     desk: Arc<Desk>,
     inputs: Inputs,
     tokenizers: Mutex<HashMap<PathBuf, Arc<Tokenizer>>>,
-    worker: Mutex<Option<JoinHandle<()>>>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
     _lock: FolderLock,
 }
 
@@ -86,14 +87,29 @@ impl Studio {
     /// # Errors
     /// Fails if the folder cannot be used; what the person owns is never touched then.
     pub fn open(data: DataFolder, files: &[PathBuf]) -> Result<Option<Studio>> {
+        Studio::open_on(data, files, engine::devices)
+    }
+
+    /// The same on devices that are told, instead of those that the machine has.
+    ///
+    /// * `devices`: asked once, and only by the program that has the data folder
+    ///
+    /// # Errors
+    /// Those of [`Studio::open`].
+    pub fn open_on(
+        data: DataFolder,
+        files: &[PathBuf],
+        devices: impl FnOnce() -> Vec<DeviceInfo>,
+    ) -> Result<Option<Studio>> {
         let Some(lock) = FolderLock::take(&data.data, files)? else { return Ok(None) };
         data.create()?;
         data.sweep();
         let (settings, mut notices) = Settings::read(&data.settings);
         let (db, notice) = Db::open(&data.database())?;
         notices.extend(notice);
+        let devices = devices();
         if settings.device == settings::AUTO {
-            notices.extend(engine::why_no_card(&engine::devices()).map(|reason| Notice {
+            notices.extend(engine::why_no_card(&devices).map(|reason| Notice {
                 message: format!("Pictures are made by the processor: {reason}."),
                 hint: None,
             }));
@@ -106,36 +122,50 @@ impl Studio {
         let gallery = Gallery::open(db.clone(), events.clone(), pictures, data.thumbnails());
         let folders = model_folders(&settings);
         let cards = Cards::open(&data, folders, db.clone(), events.clone(), inputs.clone())?;
-        let desk = Desk::new(data, db, events, gallery, cards, settings, notices);
-        let desk = Arc::new(desk);
+        let desk = Arc::new(Desk::new(data, db, events, gallery, cards, settings, devices));
+        desk.state().notices = notices;
         desk.state().files = files.iter().map(|path| path.display().to_string()).collect();
 
         let heard = desk.clone();
         lock.listen(move |files| heard.files(files))?;
-        let working = desk.clone();
-        let worker = std::thread::Builder::new()
-            .name("inference cpu".into())
-            .spawn(move || worker::run(working))?;
-        Ok(Some(Studio {
-            desk,
-            inputs,
-            tokenizers: Mutex::default(),
-            worker: Mutex::new(Some(worker)),
-            _lock: lock,
-        }))
+        let (tokenizers, workers) = (Mutex::default(), Mutex::default());
+        let studio = Studio { desk, inputs, tokenizers, workers, _lock: lock };
+        studio.begin_work()?;
+        Ok(Some(studio))
+    }
+
+    /// Begins the threads of those workers that the settings ask for and that are not there yet.
+    fn begin_work(&self) -> Result<()> {
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.retain(|worker| !worker.is_finished());
+        let mut failed = None;
+        for (number, device) in self.desk.fit_workers() {
+            let desk = self.desk.clone();
+            let begun = thread::Builder::new()
+                .name(format!("worker {device}"))
+                .spawn(move || worker::run(desk, number, device));
+            match begun {
+                Ok(worker) => workers.push(worker),
+                Err(error) => {
+                    self.desk.forget_worker(number);
+                    failed = Some(error);
+                }
+            }
+        }
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Stops what is being made and waits for it to stop.
     pub fn close(&self) {
         self.desk.close();
         self.desk.cards.close();
-        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(worker) = worker else { return };
+        let workers =
+            std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
         let deadline = Instant::now() + CLOSING;
-        while !worker.is_finished() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
+        while !workers.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
         }
-        if worker.is_finished() {
+        for worker in workers.into_iter().filter(JoinHandle::is_finished) {
             let _ = worker.join();
         }
     }
@@ -157,13 +187,13 @@ impl Studio {
             jobs: queue::all(&db)?,
             order: queue::order(&db)?,
             paused: state.paused,
-            progress: state.progress.clone(),
+            progress: state.progress(),
             live: state.live.clone(),
             session: session(&db)?,
             stacks: stacks(&db)?,
             sheets: sheet::all(&db)?,
             defaults,
-            device: self.desk.device_label(precision),
+            device: desk::device_label(state.devices(), precision),
             output_folder: self.desk.gallery.folder().display().to_string(),
             data_folder: self.desk.data.data.display().to_string(),
             gallery_revision: self.desk.gallery.revision(),
@@ -188,7 +218,7 @@ impl Studio {
     /// The tables that lists are built from.
     #[must_use]
     pub fn catalog(&self) -> Catalog {
-        Catalog::of_this_machine()
+        Catalog::with(&self.desk.devices)
     }
 
     /// Hands files to the window, as if they were dropped on it.
@@ -212,7 +242,7 @@ impl Studio {
         self.desk.enqueue(params, count)
     }
 
-    /// Takes a job out of the queue, or stops it if it is running.
+    /// Takes a job out of the queue, or stops it if it is running; others that run go on.
     ///
     /// # Errors
     /// Fails if there is no such job.
@@ -247,7 +277,7 @@ impl Studio {
         self.desk.with_queue(|db| queue::place(db, job, before).map(|()| None))
     }
 
-    /// While the queue pauses, no job is begun; the running one goes on.
+    /// While the queue pauses, no job is begun; those that run go on.
     ///
     /// # Errors
     /// Fails if the database cannot be read.
@@ -309,7 +339,7 @@ impl Studio {
         self.desk.sheet_cell(id, place as usize)
     }
 
-    /// Stops what is left of a sheet: its running job and those that wait.
+    /// Stops what is left of a sheet: its jobs that run and those that wait.
     ///
     /// # Errors
     /// Fails if there is no such sheet.
@@ -706,19 +736,27 @@ impl Studio {
         self.desk.settings()
     }
 
-    /// Takes settings over, at once and for the next start.
+    /// Takes settings over, at once and for the next start. Another device or number of threads is for the next
+    /// picture; those that are being made end as they began.
     ///
     /// # Errors
-    /// Names the setting that cannot be used; nothing is changed then.
+    /// Names the setting that cannot be used, and nothing is changed then; or the system gives no thread for
+    /// another device.
     pub fn set_settings(&self, settings: Settings) -> Result<()> {
         settings.check()?;
         settings.write(&self.desk.data.settings)?;
         self.desk.gallery.set_folder(pictures_folder(&self.desk.data, &settings));
         self.desk.cards.set_folders(model_folders(&settings))?;
-        let _state = self.desk.state();
+        let state = self.desk.state();
+        let before = self.desk.settings();
         self.desk.set_settings(settings.clone());
-        self.desk.events.send(&Event::Settings(Box::new(settings)));
-        Ok(())
+        self.desk.events.send(&Event::Settings(Box::new(settings.clone())));
+        drop(state);
+        // Only then: a device that failed is tried again for who changes something about it.
+        match (before.device, before.threads) == (settings.device, settings.threads) {
+            true => Ok(()),
+            false => self.begin_work(),
+        }
     }
 
     /// Where the program's log is.

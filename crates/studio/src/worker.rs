@@ -1,4 +1,5 @@
-//! The inference thread: takes a job or a frame of Live, makes the picture, looks again.
+//! An inference thread: takes a job or a frame of Live, makes the picture, looks again. There is one for each
+//! device (`workers.rs`).
 //!
 //! The queue is in the database; the condition variable only says "look". Nothing is lost in a crash,
 //! and nothing that panics takes the queue with it: the engine is opened anew, and the queue goes on.
@@ -13,11 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use engine::{Engine, Output, Progress};
+use engine::{DeviceId, Engine, Output, Progress};
 
 use crate::{
-    Code, Error, Failure, GenerationParams, Resolved, Result, Settings, cards,
-    desk::{Desk, Frame, Work},
+    Code, Error, Failure, GenerationParams, Resolved, Result, cards,
+    desk::{self, Desk, Frame, Work},
     error::sentence,
     gallery::{AdapterPatch, Making},
     live::{Wish, moving_steps},
@@ -34,7 +35,7 @@ const PREVIEW: Duration = Duration::from_millis(200);
 /// After so long without work, memory that is kept for the next picture is given back.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The inference thread's priority: the window's threads go first, so that it never stutters.
+/// The inference threads' priority: the window's threads go first, so that it never stutters.
 const NICE: i32 = 10;
 
 /// Lowers the calling thread's priority on Linux, where a thread has one of its own and hands it on to
@@ -49,10 +50,14 @@ pub(crate) fn lower_priority(nice: i32) {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn lower_priority(_: i32) {}
 
-/// An engine, with what is known of its speed.
+/// A device with its engine, and what is known of its speed.
 struct Worker {
     desk: Arc<Desk>,
-    engine: Option<(Settings, Engine)>,
+    /// Its number among the workers.
+    number: u32,
+    device: DeviceId,
+    /// With the threads that it was opened for.
+    engine: Option<(Option<u32>, Engine)>,
     /// What a step took the last time, and decoding, in seconds.
     step_seconds: Option<f64>,
     decode_seconds: Option<f64>,
@@ -65,13 +70,14 @@ struct Made {
     making: Making,
 }
 
-/// Runs until the desk is closed.
-pub(crate) fn run(desk: Arc<Desk>) {
+/// Runs until the desk is closed, or this worker is not wanted any more.
+pub(crate) fn run(desk: Arc<Desk>, number: u32, device: DeviceId) {
     lower_priority(NICE);
-    let mut worker = Worker { desk, engine: None, step_seconds: None, decode_seconds: None };
+    let (engine, step_seconds, decode_seconds) = (None, None, None);
+    let mut worker = Worker { desk, number, device, engine, step_seconds, decode_seconds };
     let mut patience = None;
     loop {
-        let work = worker.desk.next(patience);
+        let work = worker.desk.next(number, patience);
         patience = Some(PATIENCE);
         match work {
             Work::Close => return,
@@ -93,6 +99,9 @@ impl Worker {
             worker.desk.gallery.prepare()?;
             worker.make(&job.params, cancel, &mut Telling::of_job(job.id))
         });
+        if self.leaves_after(&made) {
+            return self.desk.put_back(job.id);
+        }
         let saved = made.and_then(|made| {
             self.desk.gallery.save(&made.output.image, &made.params, &made.making)
         });
@@ -106,6 +115,11 @@ impl Worker {
         }
         let full = params.steps == wish.params.steps;
         let made = self.guarded(|worker| worker.make(&params, cancel, &mut Telling::nothing()));
+        // The wish stands, and is another worker's.
+        let made = match self.leaves_after(&made) {
+            true => Err(engine::Error::Cancelled.into()),
+            false => made,
+        };
         let frame = made.map(|made| Frame {
             asked: wish.params.clone(),
             full,
@@ -114,6 +128,13 @@ impl Worker {
             making: made.making,
         });
         self.desk.show(wish, frame);
+    }
+
+    /// Whether the device does not work and others go on without it. A device that fails at once would
+    /// otherwise fail the whole queue, faster than those that work can take it.
+    fn leaves_after(&self, made: &Result<Made>) -> bool {
+        let failed = made.as_ref().err().filter(|error| is_of_device(error));
+        failed.is_some_and(|error| self.desk.go_on_without(self.number, error))
     }
 
     /// Does something with the engine, and survives it.
@@ -163,26 +184,21 @@ impl Worker {
         let warnings = warnings.iter().chain(&output.warnings).map(|text| sentence(text));
         let making = Making {
             seconds: Some(started.elapsed().as_secs_f64()),
-            device: Some(self.desk.device_label(params.precision)),
+            device: Some(desk::device_label([self.device], params.precision)),
             patches: patches(&params, &output),
             warnings: warnings.collect(),
         };
         Ok(Made { params, output, making })
     }
 
-    /// The engine of the chosen device, opened if need be.
+    /// The engine of the device, opened if need be.
     fn engine(&mut self) -> Result<&mut Engine> {
         let settings = self.desk.settings();
-        let same = |(opened, _): &(Settings, Engine)| {
-            (&opened.device, opened.threads) == (&settings.device, settings.threads)
-        };
         let budget = settings.model_memory.map(|gigabytes| u64::from(gigabytes) << 30);
-        if !self.engine.as_ref().is_some_and(same) {
+        if self.engine.as_ref().is_none_or(|(threads, _)| *threads != settings.threads) {
             self.engine = None;
-            let (device, threads) = (self.desk.device(), settings.threads);
-            let threads = threads.map(|threads| threads as usize);
-            let engine = Engine::open(device, threads)?;
-            self.engine = Some((settings, engine));
+            let threads = settings.threads.map(|threads| threads as usize);
+            self.engine = Some((settings.threads, Engine::open(self.device, threads)?));
         }
         let (_, engine) = self.engine.as_mut().expect("opened above");
         engine.set_budget(budget);
@@ -305,4 +321,11 @@ impl Telling {
 /// What is said of a job that ended because the program does.
 pub(crate) fn is_cancelled(error: &Error) -> bool {
     Failure::from(error).code == "cancelled"
+}
+
+/// Whether it says that the device cannot be used, or gave up.
+fn is_of_device(error: &Error) -> bool {
+    let source = std::error::Error::source(error);
+    let source = source.and_then(|source| source.downcast_ref::<engine::Error>());
+    matches!(source, Some(engine::Error::Device { .. } | engine::Error::Card(_)))
 }

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use engine::{DeviceId, DeviceInfo};
 use fs_err as fs;
 use studio::{
     DataFolder, GenerationParams, Studio,
@@ -28,7 +29,24 @@ pub(crate) struct Desk {
 
 impl Desk {
     pub(crate) fn open(folder: &Path) -> Desk {
-        let studio = Studio::open(DataFolder::at(folder), &[]).unwrap().expect("nobody has it");
+        Desk::of(Studio::open(DataFolder::at(folder), &[]).unwrap().expect("nobody has it"))
+    }
+
+    /// On devices that are taken for usable.
+    pub(crate) fn open_on(folder: &Path, devices: &[DeviceId]) -> Desk {
+        let info = |&id: &DeviceId| DeviceInfo {
+            id,
+            name: id.to_string(),
+            memory_bytes: None,
+            driver: None,
+            unusable: None,
+        };
+        let devices = || devices.iter().map(info).collect();
+        let studio = Studio::open_on(DataFolder::at(folder), &[], devices).unwrap();
+        Desk::of(studio.expect("nobody has it"))
+    }
+
+    fn of(studio: Studio) -> Desk {
         let (sender, events) = mpsc::channel();
         studio.subscribe(move |event| sender.send(event.clone()).is_ok()).unwrap();
         let Event::Snapshot(first) = events.recv().unwrap() else { panic!("no snapshot") };

@@ -358,7 +358,7 @@ sheet: number | null, };
 export type Phase = "load" | "patch" | "encode" | "sample" | "decode";
 
 /**
- * How far the running job is.
+ * How far a running job is.
  */
 export type JobProgress = { 
 /**
@@ -1328,8 +1328,8 @@ output_folder: string | null,
  */
 model_folders: Array<string>, 
 /**
- * What to compute on, by id: "auto" (the first card that can be used, or else the processor), "cpu",
- * "cuda:1".
+ * What to compute on, by id: "auto" (every card that can be used, each a picture of its own, or else the
+ * processor), "cpu", "cuda:1".
  */
 device: string, 
 /**
@@ -1337,7 +1337,7 @@ device: string,
  */
 threads: number | null, 
 /**
- * Gigabytes in which base models stay loaded; without a number, half of the machine's memory. The
+ * Gigabytes in which base models stay loaded, on each device; without a number, half of its memory. The
  * one in use stays in any case.
  */
 model_memory: number | null, 
@@ -1413,9 +1413,9 @@ accelerations: Array<Choice>,
  */
 devices: Array<Device>, 
 /**
- * The one that is chosen where the person does not.
+ * Those that compute where the person does not choose, each a picture of its own.
  */
-best_device: string, 
+best_devices: Array<string>, 
 /**
  * Of a picture, in pixels.
  */
@@ -1522,9 +1522,9 @@ order: Array<number>,
  */
 paused: boolean, 
 /**
- * How far the running job is.
+ * How far the running jobs are.
  */
-progress: JobProgress | null, 
+progress: Array<JobProgress>, 
 /**
  * The state of Live.
  */
@@ -1550,7 +1550,7 @@ sheets: Array<SheetEntry>,
  */
 defaults: GenerationParams, 
 /**
- * The device and the precision: "CPU · f32".
+ * The devices and the precision: "CPU · f32", "2 cards · bf16".
  */
 device: string, 
 /**

@@ -1,6 +1,6 @@
 /** What stands on the easel: a picture, one that is being made, a live frame, or what went wrong. */
 import { ipc, pixels } from '$lib/ipc/client';
-import type { Event, Failure, GalleryImage } from '$lib/ipc/types';
+import type { Event, Failure, GalleryImage, Job } from '$lib/ipc/types';
 import type { Live } from './live.svelte';
 import type { Queue } from './queue.svelte';
 
@@ -34,6 +34,8 @@ export class Easel {
 
 	#queue: Queue;
 	#live: Live;
+	/** The picture that was saved last; the event of its job follows. */
+	#saved: GalleryImage | null = null;
 	/** Whether new pictures come onto the easel by themselves. */
 	#follow = true;
 
@@ -72,6 +74,11 @@ export class Easel {
 	/** The compare key is held: the picture before is shown. */
 	get comparing() {
 		return this.#comparing && this.before !== null;
+	}
+
+	/** The job that forms here, or else the oldest of those that run. */
+	get running(): Job | undefined {
+		return this.#forming ?? this.#queue.running[0];
 	}
 
 	/** Address of what is to be seen; `null`: nothing. */
@@ -173,25 +180,65 @@ export class Easel {
 	handle(event: Event) {
 		switch (event.event) {
 			case 'progress':
-				if (this.#follow && this.#live.report.state !== 'rendering') {
-					this.#shown = { kind: 'job', job: event.data.job };
+				// On another device, a job may run beside Live.
+				if (this.#follow && (!this.#painted || this.#live.report.state === 'waiting')) {
+					this.#form(event.data.job);
 				}
 				break;
 			case 'image_saved':
-				if (this.#follow) this.#put(event.data);
+				this.#saved = event.data;
 				break;
 			case 'job':
-				if (event.data.id === this.#split?.job) void this.#settle(event.data.id);
-				if (event.data.state === 'failed' && this.#follow) {
-					this.#shown = { kind: 'failed', job: event.data.id };
-				}
-				if (event.data.state === 'cancelled' && this.#isOn(event.data.id)) this.#rest();
+				this.#hear(event.data);
 				break;
 			case 'job_removed':
 				if (this.#isOn(event.data)) this.#rest();
 				break;
 			case 'live':
 				if (this.#live.on && event.data.state === 'shown') this.#shown = { kind: 'live' };
+				break;
+		}
+	}
+
+	/** The job that forms here and still runs. */
+	get #forming(): Job | undefined {
+		const shown = this.#shown;
+		if (shown.kind !== 'job') return;
+		return this.#queue.running.find((job) => job.id === shown.job);
+	}
+
+	/** Shows a job that is being made. Where several are, one stays until it ends. */
+	#form(job: number) {
+		if (this.#live.report.state === 'rendering') return;
+		this.#shown = { kind: 'job', job: this.#forming?.id ?? job };
+	}
+
+	/** A frame of Live stands here. */
+	get #painted() {
+		return this.shown.kind === 'live';
+	}
+
+	/** What ended comes onto the easel, unless something forms here. */
+	get #free() {
+		const paints = this.#painted && this.#live.report.state === 'rendering';
+		return this.#follow && !this.#forming && !paints;
+	}
+
+	#hear(job: Job) {
+		if (job.id === this.#split?.job) void this.#settle(job.id);
+		switch (job.state) {
+			// What comes on the device where one has just ended, not what is half made on another.
+			case 'running':
+				if (this.#follow) this.#form(job.id);
+				break;
+			case 'done':
+				if (this.#free && this.#saved?.id === job.image) this.#put(this.#saved);
+				break;
+			case 'failed':
+				if (this.#free) this.#shown = { kind: 'failed', job: job.id };
+				break;
+			case 'cancelled':
+				if (this.#isOn(job.id)) this.#rest();
 				break;
 		}
 	}

@@ -1,4 +1,4 @@
-/** The jobs: the one that runs, those that wait, those that ended without a picture. */
+/** The jobs: those that run (one on each device), those that wait, those that ended without a picture. */
 import { ipc } from '$lib/ipc/client';
 import type { Event, Job, JobProgress, JobState } from '$lib/ipc/types';
 
@@ -8,9 +8,10 @@ export class Queue {
 	#jobs = $state.raw<ReadonlyMap<number, Job>>(new Map());
 	#order = $state.raw<readonly number[]>([]);
 	#paused = $state(false);
-	#progress = $state.raw<JobProgress | null>(null);
+	/** Of the running jobs, by their ids. */
+	#progress = $state.raw<ReadonlyMap<number, JobProgress>>(new Map());
 
-	#running = $derived([...this.#jobs.values()].find((job) => job.state === 'running'));
+	#running = $derived([...this.#jobs.values()].filter((job) => job.state === 'running'));
 	#waiting = $derived(
 		this.#order.map((id) => this.#jobs.get(id)).filter((job) => job?.state === 'queued') as Job[]
 	);
@@ -22,7 +23,8 @@ export class Queue {
 			.sort((a, b) => b.id - a.id)
 	);
 
-	get running(): Job | undefined {
+	/** Oldest first. */
+	get running(): readonly Job[] {
 		return this.#running;
 	}
 
@@ -39,14 +41,14 @@ export class Queue {
 		return this.#paused;
 	}
 
-	/** Of the running job. */
-	get progress(): JobProgress | null {
-		return this.#progress?.job === this.#running?.id ? this.#progress : null;
+	/** Of a running job. */
+	progress(id: number): JobProgress | null {
+		return this.#progress.get(id) ?? null;
 	}
 
 	/** All that is still to be made. */
 	get length() {
-		return this.#waiting.length + (this.#running ? 1 : 0);
+		return this.#waiting.length + this.#running.length;
 	}
 
 	job(id: number): Job | undefined {
@@ -55,7 +57,7 @@ export class Queue {
 
 	/** Address of the newest preview of a job, by revision. */
 	preview(id: number): number | null {
-		return this.#progress?.job === id ? this.#progress.preview : null;
+		return this.progress(id)?.preview ?? null;
 	}
 
 	setPaused(paused: boolean) {
@@ -109,10 +111,15 @@ export class Queue {
 				this.#jobs = new Map(event.data.jobs.map((job) => [job.id, job]));
 				this.#order = event.data.order;
 				this.#paused = event.data.paused;
-				this.#progress = event.data.progress;
+				this.#progress = new Map(event.data.progress.map((one) => [one.job, one]));
 				break;
 			case 'job':
 				this.#jobs = new Map(this.#jobs).set(event.data.id, event.data);
+				if (event.data.state !== 'running' && this.#progress.has(event.data.id)) {
+					const progress = new Map(this.#progress);
+					progress.delete(event.data.id);
+					this.#progress = progress;
+				}
 				break;
 			case 'job_removed': {
 				const jobs = new Map(this.#jobs);
@@ -125,7 +132,7 @@ export class Queue {
 				this.#paused = event.data.paused;
 				break;
 			case 'progress':
-				this.#progress = event.data;
+				this.#progress = new Map(this.#progress).set(event.data.job, event.data);
 				break;
 		}
 	}
