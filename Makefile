@@ -26,9 +26,9 @@ SHELL := bash
 PACKAGES := gcc libc6-dev
 # What the window needs.
 WINDOW_PACKAGES := $(PACKAGES) pkg-config libwebkit2gtk-4.1-dev
-# What its test needs: a screen, a driver, a mouse and a window to drag files from; and a C++ compiler, for the
-# card that is emulated.
-TEST_PACKAGES := $(WINDOW_PACKAGES) g++ xvfb webkit2gtk-driver xdotool python3-gi gir1.2-gtk-3.0
+# What its test needs: a screen, a driver, a mouse and a window to drag files from; a C++ compiler, for the
+# card that is emulated; and what NVIDIA's compiler is fetched with.
+TEST_PACKAGES := $(WINDOW_PACKAGES) g++ xvfb webkit2gtk-driver xdotool python3-gi gir1.2-gtk-3.0 python3-venv
 
 # The page is in the program. The same features everywhere, so that nothing is compiled twice.
 WINDOW := --features impasto-window/custom-protocol
@@ -92,6 +92,7 @@ test: setup-test ui
 	cargo clippy --locked --workspace --all-targets $(WINDOW) -- -D warnings
 	cargo test --locked --workspace $(WINDOW)
 	scripts/check-dependencies.sh
+	scripts/check-ptx.sh $(TARGET)
 	$(MAKE) --no-print-directory drive-window
 	@test -z "$$(git status --porcelain 2>/dev/null)" || echo "note: the work tree has changes that are not committed"
 

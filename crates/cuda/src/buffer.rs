@@ -93,8 +93,7 @@ impl Buffer {
     /// # Errors
     /// Those of the driver, also of the work before.
     pub fn download(&self) -> Result<Vec<f32>> {
-        let mut bytes = vec![0; self.len * self.format.bytes()];
-        self.card.0.copy_out(self.address, &mut bytes)?;
+        let bytes = self.download_bytes()?;
         let pairs = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
         Ok(match self.format {
             Format::F32 => {
@@ -104,6 +103,22 @@ impl Buffer {
             Format::F16 => pairs().map(|pair| f16::from_le_bytes(pair).to_f32()).collect(),
             Format::Bf16 => pairs().map(|pair| bf16::from_le_bytes(pair).to_f32()).collect(),
         })
+    }
+
+    /// The numbers as they are stored, little-endian, when all that was queued before has run.
+    fn download_bytes(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.len * self.format.bytes()];
+        self.card.0.copy_out(self.address, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// A copy in the processor's memory, when all that was queued before has run.
+    ///
+    /// # Errors
+    /// Those of the driver, also of the work before.
+    pub fn stow(&self) -> Result<Stowed> {
+        let bytes = self.download_bytes()?;
+        Ok(Stowed { card: self.card.clone(), bytes, format: self.format })
     }
 
     /// A copy of some of the numbers, as rows of a batch.
@@ -152,6 +167,34 @@ impl Buffer {
     }
 }
 
+/// Numbers in the processor's memory, as a card stores them, that go over to it when they are used.
+#[derive(Debug)]
+pub struct Stowed {
+    card: Card,
+    bytes: Vec<u8>,
+    format: Format,
+}
+
+impl Stowed {
+    /// A copy on the card, to the last bit.
+    ///
+    /// It is queued like any work: it waits for what was queued before, and what is queued behind it waits for
+    /// it. So no copy overlaps a computation on the card. What does overlap is the processor's part, which
+    /// brings the numbers into memory that the card reads itself.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
+    pub fn fetch(&self) -> Result<Buffer> {
+        Buffer::upload_bytes(&self.card, &self.bytes, self.format)
+    }
+
+    /// How the numbers are stored.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.format
+    }
+}
+
 /// Numbers as a format stores them.
 fn stored(values: &[f32], format: Format) -> Vec<u8> {
     match format {
@@ -174,6 +217,24 @@ impl Drop for Buffer {
 #[cfg(test)]
 mod tests {
     use crate::testing::{FORMATS, cards, random, wide};
+
+    /// Nothing is lost on the way to the processor and back, not even of what is no number.
+    #[test]
+    fn what_is_stowed_comes_back_to_the_last_bit() {
+        for card in cards() {
+            for (format, _) in FORMATS {
+                let (whole, _) = random(&card, 21, 1, format);
+                whole.write(&[f32::NAN, -0.0, 1e-42, f32::INFINITY].repeat(6)[..21]).unwrap();
+                let stowed = whole.stow().unwrap();
+                assert_eq!(stowed.format(), format);
+                let bytes = whole.download_bytes().unwrap();
+                drop(whole);
+                for _ in 0..2 {
+                    assert_eq!(stowed.fetch().unwrap().download_bytes().unwrap(), bytes);
+                }
+            }
+        }
+    }
 
     #[test]
     fn parts_are_copied() {

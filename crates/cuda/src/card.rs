@@ -68,11 +68,14 @@ impl Card {
         Card(Arc::new(crate::emulated::Emulated::default()))
     }
 
-    /// The same, whose memory seems full at one request, counted from 0.
+    /// The same, in want of memory.
+    ///
+    /// * `refuses`: the request for memory, counted from 0, at which it seems full
+    /// * `memory`: all that it has, in bytes
     #[cfg(feature = "emulated")]
     #[must_use]
-    pub fn emulated_refusing(request: u32) -> Card {
-        Card(Arc::new(crate::emulated::Emulated::refusing(request)))
+    pub fn emulated_short(refuses: Option<u32>, memory: Option<u64>) -> Card {
+        Card(Arc::new(crate::emulated::Emulated::short(refuses, memory)))
     }
 
     /// Bytes of memory that are free, and all that there are.

@@ -40,7 +40,7 @@ const FENCE: usize = 256;
 /// What memory is full of that nobody has written: NaNs in every format.
 const POISON: u8 = 0xff;
 
-/// How much memory the card says it has.
+/// How much memory the card says it has, unless it is told.
 const MEMORY_BYTES: u64 = 8 << 30;
 
 /// The card.
@@ -55,6 +55,17 @@ struct State {
     tape: Option<Tape>,
     /// Requests for memory until one is refused.
     refused_after: Option<u32>,
+    /// All of its memory in bytes, where that is not [`MEMORY_BYTES`].
+    memory: Option<u64>,
+    /// The most bytes that were in use at once.
+    peak: u64,
+}
+
+impl State {
+    /// Bytes in use.
+    fn used(&self) -> u64 {
+        self.buffers.values().map(|bytes| *bytes as u64).sum()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -75,8 +86,9 @@ struct Taped {
 }
 
 impl Emulated {
-    pub(crate) fn refusing(request: u32) -> Emulated {
-        let state = State { refused_after: Some(request), ..State::default() };
+    /// One in want of memory; see [`Card::emulated_short`](crate::Card::emulated_short).
+    pub(crate) fn short(refuses: Option<u32>, memory: Option<u64>) -> Emulated {
+        let state = State { refused_after: refuses, memory, ..State::default() };
         Emulated(Arc::new(Mutex::new(state)))
     }
 
@@ -162,7 +174,9 @@ impl Backend for Emulated {
         // SAFETY: as many bytes as were taken.
         unsafe { memory.write_bytes(POISON, layout.size()) };
         let address = memory as u64 + FENCE as u64;
-        self.state().buffers.insert(address, bytes);
+        let mut state = self.state();
+        state.buffers.insert(address, bytes);
+        state.peak = state.peak.max(state.used());
         Ok(address)
     }
 
@@ -249,8 +263,18 @@ impl Backend for Emulated {
     }
 
     fn memory(&self) -> Result<(u64, u64)> {
-        let used: u64 = self.state().buffers.values().map(|bytes| *bytes as u64).sum();
-        Ok((MEMORY_BYTES.saturating_sub(used), MEMORY_BYTES))
+        let state = self.state();
+        let all = state.memory.unwrap_or(MEMORY_BYTES);
+        Ok((all.saturating_sub(state.used()), all))
+    }
+
+    fn peak_bytes(&self) -> u64 {
+        self.state().peak
+    }
+
+    fn reset_peak(&self) {
+        let mut state = self.state();
+        state.peak = state.used();
     }
 
     fn begin_recording(&self) -> Result<bool> {
@@ -335,6 +359,20 @@ mod tests {
         let refused = card.capture(|| Buffer::upload(&card, &[1.0], Format::F32)).unwrap_err();
         assert!(refused.contains("a recording holds nothing but kernels"), "{refused}");
         assert_eq!(x.download().unwrap(), [5.0, -1.0], "the card works on");
+    }
+
+    #[test]
+    fn memory_is_refused_when_it_is_full() {
+        let card = Card::emulated_short(None, Some(100));
+        let first = Buffer::upload(&card, &[1.0; 20], Format::F32).unwrap();
+        let refused = Buffer::upload(&card, &[1.0; 6], Format::F32);
+        assert!(matches!(refused, Err(Error::OutOfMemory { wanted: 24 })), "{refused:?}");
+        assert_eq!((card.memory().unwrap(), card.peak_bytes()), ((20, 100), 80));
+        drop(first);
+        assert_eq!((card.memory().unwrap(), card.peak_bytes()), ((100, 100), 80));
+        card.reset_peak();
+        Buffer::upload(&card, &[1.0; 25], Format::F32).unwrap();
+        assert_eq!(card.peak_bytes(), 100);
     }
 
     #[test]

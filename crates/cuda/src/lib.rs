@@ -32,7 +32,7 @@ pub mod product;
 #[cfg(test)]
 mod testing;
 
-pub use buffer::{Buffer, Format};
+pub use buffer::{Buffer, Format, Stowed};
 pub use card::{Card, CardInfo, Graph};
 pub use error::{Error, Result};
 pub use kernels::conv::{Size, Window};

@@ -1,7 +1,9 @@
 //! Matrix products: linear layers and convolutions.
 
+use std::sync::Arc;
+
 use crate::{
-    Buffer, Card, Format, Result, Size, Window,
+    Buffer, Card, Format, Result, Size, Stowed, Window,
     backend::ProductJob,
     launch::{Geometry, launch, narrow, params},
 };
@@ -60,11 +62,20 @@ impl Extras<'_> {
 /// The weights of a linear layer or convolution, and its bias.
 #[derive(Debug)]
 pub struct Weights {
-    values: Buffer,
+    values: Values,
     bias: Option<Buffer>,
     outputs: usize,
     inputs: usize,
     kernel: usize,
+}
+
+/// Where the numbers of weights are between their uses.
+#[derive(Debug)]
+enum Values {
+    /// In the card's memory.
+    Kept(Arc<Buffer>),
+    /// In the processor's.
+    Stowed(Stowed),
 }
 
 impl Weights {
@@ -86,13 +97,46 @@ impl Weights {
             bias.as_ref().is_none_or(|b| b.len() == outputs && b.format() == Format::F32),
             "a bias in f32 for every output"
         );
-        Weights { values, bias, outputs, inputs, kernel }
+        Weights { values: Values::Kept(Arc::new(values)), bias, outputs, inputs, kernel }
     }
 
-    /// The numbers, `(outputs, kernel, kernel, inputs)`.
+    /// The same weights, which leave the card's memory: each use copies them to it and gives the copy back. The
+    /// bias stays, a row of it is small.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn stow(self) -> Result<Weights> {
+        let values = match self.values {
+            Values::Kept(values) => Values::Stowed(values.stow()?),
+            stowed => stowed,
+        };
+        Ok(Weights { values, ..self })
+    }
+
+    /// Whether each use copies them to the card.
     #[must_use]
-    pub fn values(&self) -> &Buffer {
-        &self.values
+    pub fn is_stowed(&self) -> bool {
+        matches!(self.values, Values::Stowed(_))
+    }
+
+    /// The numbers on the card, `(outputs, kernel, kernel, inputs)`, for one use.
+    ///
+    /// # Errors
+    /// Where they are copied: [`OutOfMemory`](crate::Error::OutOfMemory), or those of the driver.
+    pub fn values(&self) -> Result<Arc<Buffer>> {
+        match &self.values {
+            Values::Kept(values) => Ok(values.clone()),
+            Values::Stowed(values) => values.fetch().map(Arc::new),
+        }
+    }
+
+    /// How the numbers are stored.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        match &self.values {
+            Values::Kept(values) => values.format(),
+            Values::Stowed(values) => values.format(),
+        }
     }
 
     /// Rows.
@@ -154,7 +198,7 @@ pub fn conv(
     let (card, format) = (x.card(), x.format());
     assert_eq!(x.len(), size.len(), "an image of another size");
     assert_eq!((w.inputs, w.kernel), (size.channels, window.kernel), "weights of the window");
-    assert_eq!(w.values.format(), format, "one format");
+    assert_eq!(w.format(), format, "one format");
     let (height, width) = doubled.unwrap_or((size.height, size.width));
     assert!(
         doubled.is_none() || (height.div_ceil(2), width.div_ceil(2)) == (size.height, size.width),
@@ -171,6 +215,8 @@ pub fn conv(
     };
     assert!(!extras.is_gated() || w.outputs.is_multiple_of(2), "as many gates as values");
     assert!(!extras.is_gated() || extras.image_rows.is_none(), "gates of a linear layer");
+    // Given back once the work is queued: what gets its memory next writes behind that.
+    let values = w.values()?;
     let out = Buffer::new(card, to.len(), format)?;
     let job = ProductJob {
         format,
@@ -178,7 +224,7 @@ pub fn conv(
         size,
         doubled,
         window,
-        weights: w.values.address(),
+        weights: values.address(),
         outputs: w.outputs,
         bias: w.bias.as_ref().map(Buffer::address),
         image_rows: of(extras.image_rows, size.batch * w.outputs),

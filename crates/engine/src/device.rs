@@ -16,6 +16,8 @@ pub enum DeviceId {
     Emulated {
         /// Which request for memory is refused, counted from when it is opened.
         refuses: Option<u32>,
+        /// All of its memory in bytes, where it is to be little.
+        memory: Option<u64>,
     },
 }
 
@@ -122,10 +124,8 @@ pub(crate) fn open(device: DeviceId) -> Result<ops::Device> {
     match device {
         DeviceId::Cpu => Ok(ops::Device::Host),
         #[cfg(feature = "emulated")]
-        DeviceId::Emulated { refuses: None } => Ok(ops::Device::Card(cuda::Card::emulated())),
-        #[cfg(feature = "emulated")]
-        DeviceId::Emulated { refuses: Some(request) } => {
-            Ok(ops::Device::Card(cuda::Card::emulated_refusing(request)))
+        DeviceId::Emulated { refuses, memory } => {
+            Ok(ops::Device::Card(cuda::Card::emulated_short(refuses, memory)))
         }
         DeviceId::Cuda(index) => cuda::Card::open(index).map(ops::Device::Card).map_err(|error| {
             let reason = format!("{error}; use the device `cpu`");

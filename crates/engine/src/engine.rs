@@ -11,7 +11,7 @@ use crate::{
     guided::{Guided, HandOver, Masked},
     loaded::{Loaded, Words, finite, latent_mask},
     noise::Noise,
-    ops,
+    ops::{self, Stay},
     sample::{denoiser::Watched, schedule::img2img_tail},
 };
 
@@ -27,8 +27,6 @@ pub struct Engine {
     loaded: Vec<Loaded>,
     /// Bytes of weights that may stay loaded.
     budget: u64,
-    /// Whether pictures are made with as little memory as there is a way to.
-    is_short: bool,
 }
 
 impl Engine {
@@ -49,13 +47,7 @@ impl Engine {
                 reason: format!("its threads could not be started ({error})"),
             })?;
         let budget = usual_budget(&opened);
-        Ok(Engine {
-            device: opened,
-            pool: Arc::new(pool),
-            loaded: Vec::new(),
-            budget,
-            is_short: false,
-        })
+        Ok(Engine { device: opened, pool: Arc::new(pool), loaded: Vec::new(), budget })
     }
 
     /// Lets base models stay loaded as long as their weights fit into so many bytes; the one in use
@@ -94,30 +86,39 @@ impl Engine {
         self.device.give_back();
     }
 
-    /// Makes a picture; where a card's memory does not suffice, once more with nothing else on it and the VAE
-    /// in small tiles.
+    /// Makes a picture; where a card's memory does not suffice, once more with nothing else on it, the VAE in
+    /// small tiles, and those weights in the processor's memory that would fill the last quarter of the card's.
+    /// Where that quarter is too little for the picture's maps, all weights are there.
+    ///
+    /// A base model that was opened so stays so for the pictures after this one.
     fn run(&mut self, request: &Request, watch: &mut Watch<'_>) -> Result<Output> {
-        let made = self.once(request, watch);
-        let Err(Error::CardMemory { .. }) = made else { return made };
-        self.unload();
-        self.is_short = true;
-        let made = self.once(request, watch);
-        self.is_short = false;
-        if made.is_err() {
+        let mut made = self.once(request, Stay::Always, watch);
+        let mut is_first = true;
+        for stay in [Stay::WhileRoom, Stay::Never] {
+            let Err(Error::CardMemory { .. }) = made else { break };
+            is_first = false;
+            self.unload();
+            made = self.once(request, stay, watch);
+        }
+        if let Err(Error::CardMemory { .. }) = made {
             self.unload();
         }
         let mut output = made?;
-        output.warnings.push(
-            "the card's memory is short, so the picture was made with nothing else on it and decoded in \
-             small tiles"
-                .into(),
-        );
+        // Where weights are copied at each step, a warning says more than this one.
+        if !is_first && self.loaded.iter().all(|loaded| loaded.streamed_bytes() == 0) {
+            output.warnings.push(
+                "the card's memory is short, so the picture was made with nothing else on it and decoded in \
+                 small tiles"
+                    .into(),
+            );
+        }
         Ok(output)
     }
 
-    fn once(&mut self, request: &Request, watch: &mut Watch<'_>) -> Result<Output> {
-        let mut base = self.take(request)?;
-        let made = self.run_with(&mut base, request, watch);
+    /// * `stay`: where the weights of models that are opened for it will be between their uses
+    fn once(&mut self, request: &Request, stay: Stay, watch: &mut Watch<'_>) -> Result<Output> {
+        let mut base = self.take(request, stay)?;
+        let made = self.run_with(&mut base, request, stay, watch);
         self.loaded.push(base.loaded);
         made
     }
@@ -127,6 +128,7 @@ impl Engine {
         &mut self,
         base: &mut Taken,
         request: &Request,
+        stay: Stay,
         watch: &mut Watch<'_>,
     ) -> Result<Output> {
         let Some(refining) = &request.refiner else { return paint(base, None, request, watch) };
@@ -141,7 +143,7 @@ impl Engine {
             ..request.clone()
         };
         // The models that are in use do not count: both are needed at once.
-        let mut refiner = self.take(&second)?;
+        let mut refiner = self.take(&second, stay)?;
         require_same_latents(&base.loaded, &refiner.loaded)?;
         let made = paint(base, Some((&mut refiner, &second)), request, watch);
         self.loaded.push(refiner.loaded);
@@ -151,12 +153,11 @@ impl Engine {
     /// Takes the base model of a request out of those that are loaded, or opens it.
     ///
     /// A model that does not open leaves those that are loaded where they are.
-    fn take(&mut self, request: &Request) -> Result<Taken> {
+    fn take(&mut self, request: &Request, stay: Stay) -> Result<Taken> {
         if let Some(at) = self.loaded.iter().position(|loaded| loaded.is_for(request)) {
             return Ok(Taken { loaded: self.loaded.remove(at), opened: false });
         }
-        let mut loaded = Loaded::open(request, &self.device)?;
-        loaded.is_short = self.is_short;
+        let loaded = Loaded::open(request, &self.device, stay)?;
         // Its files may have changed.
         self.loaded.retain(|other| !other.is_of(&request.checkpoint));
         self.keep_within_budget(loaded.needed_bytes(request));
@@ -204,7 +205,16 @@ fn paint(
         }
         None => None,
     };
+    let second = refiner.as_ref().map_or(0, |(refiner, ..)| refiner.loaded.streamed_bytes());
     let loaded = &mut base.loaded;
+    let streamed = loaded.streamed_bytes() + second;
+    if streamed > 0 {
+        warnings.push(format!(
+            "the card's memory is too small for model and picture, so {:.1} MB of the model's weights are copied \
+             there again at each step, which takes longer",
+            streamed as f64 / 1e6
+        ));
+    }
 
     announce(watch, Phase::Encode, 2 + usize::from(request.init.is_some()))?;
     let conditioning = loaded.conditioning(request, words)?;

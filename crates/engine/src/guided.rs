@@ -15,16 +15,26 @@ use crate::{
 };
 
 /// How far a card is in recording the UNet's evaluation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 enum Recording {
     /// It has yet to be done plainly.
-    #[default]
     Ahead,
     /// It was done once.
     Ready,
     Made(Recorded),
     /// It cannot be recorded.
     Impossible,
+}
+
+impl Recording {
+    /// Before the first evaluation of a base model's UNet. A recording holds no copies from the processor, so
+    /// weights that go over at each step keep it from being one.
+    fn before(loaded: &Loaded) -> Recording {
+        match loaded.streamed_bytes() {
+            0 => Recording::Ahead,
+            _ => Recording::Impossible,
+        }
+    }
 }
 
 /// The UNet as a denoiser, with classifier-free guidance (Ho & Salimans, 2022).
@@ -87,7 +97,7 @@ impl<'a> Guided<'a> {
             prediction: request.prediction.unwrap_or(loaded.checkpoint.prediction),
             guidance_scale,
             storage,
-            recorded: Recording::default(),
+            recorded: Recording::before(loaded),
             over_steps: stack.changes_over_steps().then(|| (stack, sigmas.to_vec())),
             loaded,
         })
@@ -130,7 +140,7 @@ impl<'a> Guided<'a> {
         let begun = sigmas[..steps].iter().filter(|begin| **begin * (1.0 + 1e-6) >= sigma).count();
         stack.position = position(begun as u32, steps as u32);
         if self.loaded.repaint(stack, self.storage.precision)? {
-            self.recorded = Recording::default();
+            self.recorded = Recording::before(self.loaded);
             self.prompts = self.loaded.networks().unet().read(&self.context, &self.pooled)?;
         }
         Ok(())

@@ -20,6 +20,7 @@ use crate::{
     },
     architecture::{INPUTS, Modules},
     checkpoint::{Checkpoint, Tensors, VaeConfig, keys::Component, open_vae},
+    device,
     model::{
         clip::Clip,
         layers::Scope,
@@ -27,7 +28,7 @@ use crate::{
         unet::UNet,
         vae::{Decoder, Encoder},
     },
-    ops::{self, Map, Storage},
+    ops::{self, Map, Stay, Storage},
     preview::Look,
     text::{
         self, Vocabulary,
@@ -41,8 +42,8 @@ use crate::{
 pub(crate) struct Loaded {
     /// What its networks run on.
     device: ops::Device,
-    /// Whether it works with as little memory as there is a way to.
-    pub(crate) is_short: bool,
+    /// Where its UNet's weights are between their uses. Unless they are always on the card, its memory is short.
+    stay: Stay,
     path: PathBuf,
     lender: Option<PathBuf>,
     vae_path: Option<PathBuf>,
@@ -119,9 +120,11 @@ impl Networks {
 impl Loaded {
     /// Opens a request's base model and VAE: headers and configurations only.
     ///
+    /// * `stay`: where the UNet's weights will be between their uses
+    ///
     /// # Errors
     /// Those of files that are no such thing.
-    pub(crate) fn open(request: &Request, device: &ops::Device) -> Result<Loaded> {
+    pub(crate) fn open(request: &Request, device: &ops::Device, stay: Stay) -> Result<Loaded> {
         let checkpoint = Checkpoint::open_with(&request.checkpoint, request.lender.as_deref())?;
         let (vae, vae_config) = match &request.vae {
             Some(path) => {
@@ -143,7 +146,7 @@ impl Loaded {
         let blocks = Arc::new(Blocks::of(&modules));
         Ok(Loaded {
             device: device.clone(),
-            is_short: false,
+            stay,
             blocks,
             path: request.checkpoint.clone(),
             lender: request.lender.clone(),
@@ -154,8 +157,8 @@ impl Loaded {
             vae_config,
             tokenizers,
             modules,
-            weights: PatchedWeights::on(device),
-            vae_weights: PatchedWeights::on(device),
+            weights: PatchedWeights::on(device, stay),
+            vae_weights: PatchedWeights::on(device, stay_of_vae(stay)),
             networks: None,
             preview: None,
             conditioning: None,
@@ -170,6 +173,16 @@ impl Loaded {
     /// Whether this was opened from that file or folder.
     pub(crate) fn is_of(&self, checkpoint: &Path) -> bool {
         self.path == checkpoint
+    }
+
+    /// Whether it works with as little of the card's memory as there is a way to.
+    fn is_short(&self) -> bool {
+        self.stay != Stay::Always
+    }
+
+    /// Bytes of the UNet's weights that are copied to the card at each step.
+    pub(crate) fn streamed_bytes(&self) -> u64 {
+        self.weights.streamed_bytes(|module| !module.starts_with(TEXT_ENCODER))
     }
 
     /// Bytes of weights in memory.
@@ -190,27 +203,47 @@ impl Loaded {
         networks * size(request.precision) + vae * size(self.vae_precision(request.precision))
     }
 
-    /// Fails before anything is read if the weights do not fit into what memory is left.
+    /// Fails before anything is read if the weights do not fit into what memory is left: that of the device,
+    /// and the processor's, where they may be there.
+    ///
+    /// # Errors
+    /// [`Error::CardMemory`] if another [`Stay`] may do, else [`Error::OutOfMemory`].
     pub(crate) fn require_memory(&self, request: &Request) -> Result<()> {
         let needed = self.needed_bytes(request);
-        let short = || self.device.available_memory().filter(|&available| available < needed);
+        let available = || {
+            let elsewhere = if self.is_short() { device::available_memory()? } else { 0 };
+            Some(self.device.available_memory()?.saturating_add(elsewhere))
+        };
+        let short = || available().filter(|&available| available < needed);
         if short().is_some() {
             // What is kept for intermediate results is ours to give.
             self.device.give_back();
         }
-        match short() {
-            None => Ok(()),
-            Some(available) => Err(Error::OutOfMemory {
-                doing: "loading the base model",
-                needed,
-                available,
-                advice: match request.precision {
-                    precision if self.storage(precision).number_bytes() > 2 => {
-                        "Choose precision bf16, which takes half"
-                    }
-                    _ => "Choose a smaller base model",
-                },
-            }),
+        let advice = match request.precision {
+            precision if self.storage(precision).number_bytes() > 2 => {
+                "Choose precision bf16, which takes half"
+            }
+            _ => "Choose a smaller base model",
+        };
+        let lack = |available| self.lack("loading the base model", needed, available, advice);
+        short().map_or(Ok(()), |available| Err(lack(available)))
+    }
+
+    /// That there is less memory than something takes. Of a card, unless it is short already, so that the
+    /// picture is made once more in a smaller way.
+    fn lack(
+        &self,
+        doing: &'static str,
+        needed: u64,
+        available: u64,
+        advice: &'static str,
+    ) -> Error {
+        match self.device {
+            ops::Device::Card(_) if !self.is_short() => {
+                let wanted = usize::try_from(needed.saturating_sub(available));
+                Error::CardMemory { wanted: wanted.unwrap_or(usize::MAX) }
+            }
+            _ => Error::OutOfMemory { doing, needed, available, advice },
         }
     }
 
@@ -270,10 +303,10 @@ impl Loaded {
             return Ok(());
         }
         self.preview = None;
-        if let Some(path) = wanted.filter(|_| !self.is_short) {
+        if let Some(path) = wanted.filter(|_| !self.is_short()) {
             let (tensors, config) = open_vae(path, architecture)?;
             let storage = self.storage(precision);
-            let weights = weights_of_vae(&tensors, false, &storage)?;
+            let weights = weights_of_vae(&tensors, false, (self.stay, &storage))?;
             let decoder = Decoder::new(&weights.layers().scope("vae"), config.groups)?;
             self.preview = Some((path.clone(), Arc::new(decoder), storage));
         }
@@ -788,24 +821,23 @@ impl Loaded {
         let whole = request.width.max(request.height) as usize / 8;
         let pixels = u64::from(request.width) * u64::from(request.height);
         let decoder = &networks.decoder;
-        if self.is_short {
-            return Ok(whole.min(2 * tile::SMALLEST));
-        }
         let Some(available) = self.device.available_memory() else { return Ok(whole) };
+        let needed = |side: usize| decoder.peak_bytes(usize::pow(8 * side, 2) as u64);
+        let fits = |side: &usize| needed(*side) <= available;
+        if self.is_short() {
+            let side = (tile::SMALLEST..=2 * tile::SMALLEST).rev().find(fits);
+            return Ok(whole.min(side.unwrap_or(tile::SMALLEST)));
+        }
         if decoder.peak_bytes(pixels) <= available {
             return Ok(whole);
         }
-        let fits = |side: &usize| decoder.peak_bytes(usize::pow(8 * side, 2) as u64) <= available;
-        (tile::SMALLEST..whole).rev().find(fits).ok_or(Error::OutOfMemory {
-            doing: "decoding the picture",
-            needed: decoder.peak_bytes(usize::pow(8 * tile::SMALLEST, 2) as u64),
-            available,
-            advice: "Choose a smaller picture",
-        })
+        let (doing, advice) = ("decoding the picture", "Choose a smaller picture");
+        let lack = || self.lack(doing, needed(tile::SMALLEST), available, advice);
+        (tile::SMALLEST..whole).rev().find(fits).ok_or_else(lack)
     }
 
     fn vae_in_f32(&self, encoder: bool) -> Result<PatchedWeights> {
-        weights_of_vae(self.vae_tensors(), encoder, &self.storage(Precision::F32))
+        weights_of_vae(self.vae_tensors(), encoder, (self.stay, &self.storage(Precision::F32)))
     }
 }
 
@@ -852,9 +884,24 @@ fn place_of(component: Component) -> Place {
     }
 }
 
+/// Where a VAE's weights are between their uses if the UNet's are there: used once for a picture, they never
+/// take what the UNet's could have.
+fn stay_of_vae(unet: Stay) -> Stay {
+    match unet {
+        Stay::Always => Stay::Always,
+        Stay::WhileRoom | Stay::Never => Stay::Never,
+    }
+}
+
 /// The weights of a VAE's decoder, and of its encoder where that is needed.
-fn weights_of_vae(tensors: &Tensors, encoder: bool, storage: &Storage) -> Result<PatchedWeights> {
-    let mut weights = PatchedWeights::on(&storage.device);
+///
+/// * `stay`: where the UNet's are between their uses
+fn weights_of_vae(
+    tensors: &Tensors,
+    encoder: bool,
+    (stay, storage): (Stay, &Storage),
+) -> Result<PatchedWeights> {
+    let mut weights = PatchedWeights::on(&storage.device, stay_of_vae(stay));
     let (modules, plain) = (vae_modules(tensors, encoder), Stack::default());
     let outdated = weights.outdated(modules.into_iter(), &plain, storage.precision);
     let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
@@ -904,7 +951,7 @@ mod tests {
         (wanted.width, wanted.height) = (side, side);
         let image = picture.clone();
         wanted.init = Some(crate::InitImage { image, denoising_strength: 0.0, mask: None });
-        let mut loaded = Loaded::open(&wanted, &ops::Device::Host).unwrap();
+        let mut loaded = Loaded::open(&wanted, &ops::Device::Host, Stay::Always).unwrap();
         let storage = loaded.storage(Precision::F32);
         let mut watch = |_: Progress<'_>| ControlFlow::Continue(());
         loaded.prepare(&wanted, true, &mut Vec::new(), &mut watch).unwrap();

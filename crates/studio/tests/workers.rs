@@ -25,7 +25,7 @@ const LONG: u32 = 1000;
 /// A card that nobody has.
 const MISSING: DeviceId = Cuda(77);
 
-const EMULATED: DeviceId = DeviceId::Emulated { refuses: None };
+const EMULATED: DeviceId = DeviceId::Emulated { refuses: None, memory: None };
 
 /// What the queue said from when jobs waited to when all had ended.
 #[derive(Debug, Default)]

@@ -29,6 +29,33 @@ pub(crate) fn gelu(x: f64) -> f64 {
     0.5 * x * (1.0 + sum * 2.0 / std::f64::consts::PI.sqrt())
 }
 
+/// Weights in the processor's memory multiply as those on the card do, and take the card's only meanwhile.
+#[test]
+fn stowed_weights_are_on_the_card_only_while_they_are_used() {
+    let card = Card::emulated_short(None, None);
+    let (rows, inputs, outputs) = (5, 64, 72);
+    for (format, _) in FORMATS {
+        let (x, _) = random(&card, rows * inputs, 1, format);
+        let bias = || Some(random(&card, outputs, 2, Format::F32).0);
+        let values = || random(&card, outputs * inputs, 3, format).0;
+        let kept = Weights::new(values(), bias(), outputs, inputs, 1);
+        let expected = wide(&linear(&x, &kept, &Extras::default()).unwrap());
+        let (free, _) = card.memory().unwrap();
+        let stowed = kept.stow().unwrap();
+        assert!(stowed.is_stowed() && stowed.format() == format);
+        let bytes = (outputs * inputs * format.bytes()) as u64;
+        assert_eq!(card.memory().unwrap().0, free + bytes, "{format:?}");
+        card.reset_peak();
+        let before = card.peak_bytes();
+        for _ in 0..2 {
+            let out = linear(&x, &stowed, &Extras::default()).unwrap();
+            assert!(wide(&out) == expected, "{format:?}");
+        }
+        assert!(card.peak_bytes() >= before + bytes, "{format:?}");
+        assert_eq!(card.memory().unwrap().0, free + bytes, "{format:?}");
+    }
+}
+
 /// A layer with all that it is given, to be made by our kernels and by the definition.
 struct Case {
     size: Size,
@@ -156,7 +183,7 @@ impl Case {
                 size,
                 doubled: self.doubled,
                 window,
-                weights: w.values.address(),
+                weights: w.values().unwrap().address(),
                 outputs,
                 bias: w.bias.as_ref().map(Buffer::address),
                 image_rows: extras.image_rows.map(Buffer::address),

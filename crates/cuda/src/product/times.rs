@@ -88,7 +88,7 @@ fn products(card: &Card, format: Format) {
             size,
             doubled: None,
             window,
-            weights: w.values.address(),
+            weights: w.values().unwrap().address(),
             outputs,
             bias: None,
             image_rows: None,

@@ -34,7 +34,7 @@ use crate::{
     checkpoint::Tensors,
     device,
     model::layers::Layers,
-    ops::{Change, Device, Origin, Remains, Role, Storage, Weights},
+    ops::{Change, Device, Origin, Remains, Role, Stay, Storage, Weights},
     text::embedding::Embedding,
 };
 
@@ -292,16 +292,20 @@ pub(crate) struct PatchedWeights {
     layers: Layers,
     recipes: HashMap<String, Recipe>,
     device: Device,
+    stay: Stay,
     precision: Option<Precision>,
 }
 
 impl PatchedWeights {
     /// None yet.
-    pub(crate) fn on(device: &Device) -> PatchedWeights {
+    ///
+    /// * `stay`: where those of layers will be between their uses
+    pub(crate) fn on(device: &Device, stay: Stay) -> PatchedWeights {
         PatchedWeights {
             layers: Layers::default(),
             recipes: HashMap::new(),
             device: device.clone(),
+            stay,
             precision: None,
         }
     }
@@ -314,6 +318,12 @@ impl PatchedWeights {
     /// Bytes of all working weights.
     pub(crate) fn bytes(&self) -> u64 {
         self.layers.modules.values().map(Weights::bytes).sum()
+    }
+
+    /// How many bytes of those of some modules are copied to the card for each use.
+    pub(crate) fn streamed_bytes(&self, is_asked_for: impl Fn(&str) -> bool) -> u64 {
+        let modules = self.layers.modules.iter().filter(|(module, _)| is_asked_for(module));
+        modules.map(|(_, weights)| weights.streamed_bytes()).sum()
     }
 
     /// Gives up the working weights of all modules whose names begin so, to be made anew when they are
@@ -332,8 +342,8 @@ impl PatchedWeights {
         precision: Precision,
     ) -> Vec<(String, Recipe)> {
         if self.precision != Some(precision) {
-            *self =
-                PatchedWeights { precision: Some(precision), ..PatchedWeights::on(&self.device) };
+            let none = PatchedWeights::on(&self.device, self.stay);
+            *self = PatchedWeights { precision: Some(precision), ..none };
         }
         wanted
             .filter_map(|module| {
@@ -350,6 +360,9 @@ impl PatchedWeights {
     /// The old ones are dropped first, so that the two never exist together; the networks that hold
     /// them must have been dropped by the caller. An error or a cancelled watch leaves the modules
     /// that were not made missing, to be made the next time.
+    ///
+    /// Where weights may have to leave a card, one is made after the other: what several are made of might not
+    /// find room at once, and which of them stay is decided in their order.
     pub(crate) fn make(
         &mut self,
         tensors: &Tensors,
@@ -368,12 +381,18 @@ impl PatchedWeights {
         let precision = self.precision.expect("set when the outdated modules were listed");
         let storage = Storage { device: self.device.clone(), precision };
         for batch in outdated.chunks(BATCH) {
-            let made: Vec<Weights> = batch
-                .par_iter()
-                .map(|(module, _, remains)| {
-                    patched(tensors, stack, module, &storage, remains.clone())
-                })
-                .collect::<Result<_>>()?;
+            let make = |(module, _, remains): &(String, Recipe, Remains)| {
+                // A text encoder's are used but twice for a picture.
+                let stay = match self.stay {
+                    Stay::WhileRoom if stack.blocks.get(module).is_text_encoder() => Stay::Never,
+                    stay => stay,
+                };
+                patched(tensors, stack, module, (stay, &storage), remains.clone())
+            };
+            let made: Vec<Weights> = match self.stay {
+                Stay::Always => batch.par_iter().map(make).collect::<Result<_>>()?,
+                _ => batch.iter().map(make).collect::<Result<_>>()?,
+            };
             for ((module, recipe, _), weights) in batch.iter().zip(made) {
                 self.layers.modules.insert(module.clone(), weights);
                 self.recipes.insert(module.clone(), recipe.clone());
@@ -389,7 +408,7 @@ fn patched(
     tensors: &Tensors,
     stack: &Stack,
     module: &str,
-    storage: &Storage,
+    (stay, storage): (Stay, &Storage),
     remains: Remains,
 ) -> Result<Weights> {
     let base = tensors.weight(module)?;
@@ -418,7 +437,7 @@ fn patched(
         // A part that is no product, or acts on the bias, goes into the weight.
         beside: stack.beside.contains(module) && delta.rest.is_none() && delta.bias.is_none(),
     };
-    let form = (Role::of(module), storage);
+    let form = (Role::of(module), stay, storage);
     let rows = |first: usize, to: &mut [f32]| base.read(first, to);
     Weights::new(&base.shape, bias.as_deref(), form, &change, remains, rows)
 }
@@ -586,8 +605,10 @@ mod tests {
     fn a_thousand_changes_leave_no_trace() {
         for precision in [Precision::F32, Precision::Bf16] {
             let mut bench = Bench::new();
-            let (mut plain, mut weights) =
-                (PatchedWeights::on(&Device::Host), PatchedWeights::on(&Device::Host));
+            let (mut plain, mut weights) = (
+                PatchedWeights::on(&Device::Host, Stay::Always),
+                PatchedWeights::on(&Device::Host, Stay::Always),
+            );
             bench.patch(&mut plain, &[], precision);
             let mut dice = Dice(7);
             let mut stack = Vec::new();
@@ -596,7 +617,7 @@ mod tests {
                 let uses = bench.uses(&stack);
                 bench.patch(&mut weights, &uses, precision);
                 if round % 100 == 99 {
-                    let mut fresh = PatchedWeights::on(&Device::Host);
+                    let mut fresh = PatchedWeights::on(&Device::Host, Stay::Always);
                     bench.patch(&mut fresh, &uses, precision);
                     assert!(bits(&weights) == bits(&fresh), "round {round}: {stack:?}");
                     let patched = stack.iter().any(|(_, weight)| *weight != 0.0);
@@ -612,7 +633,7 @@ mod tests {
     #[test]
     fn a_slider_touches_what_its_adapter_acts_on() {
         let mut bench = Bench::new();
-        let mut weights = PatchedWeights::on(&Device::Host);
+        let mut weights = PatchedWeights::on(&Device::Host, Stay::Always);
         let mut uses = bench.uses(&[("a", 0.5), ("b", 0.3)]);
         assert_eq!(bench.patch(&mut weights, &uses, Precision::F32).len(), bench.modules.len());
         assert!(bench.patch(&mut weights, &uses, Precision::F32).is_empty(), "nothing changed");
@@ -643,13 +664,14 @@ mod tests {
             uses[2].over_steps = curve.clone();
             let request =
                 Request { steps: 5, width: 64, height: 64, ..request(bench.folder.path()) };
-            let [mut beside, mut patched] = [0; 2].map(|_| PatchedWeights::on(&Device::Host));
+            let [mut beside, mut patched] =
+                [0; 2].map(|_| PatchedWeights::on(&Device::Host, Stay::Always));
             let storage = Storage { device: Device::Host, precision };
             for step in 1..=5 {
                 bench.position = position(step, 5);
                 bench.demand = Some(Demand::of(&request));
                 let made = bench.patch(&mut beside, &uses, precision);
-                let mut fresh = PatchedWeights::on(&Device::Host);
+                let mut fresh = PatchedWeights::on(&Device::Host, Stay::Always);
                 bench.patch(&mut fresh, &uses, precision);
                 assert!(bits(&beside) == bits(&fresh), "{precision:?} step {step}");
                 bench.demand = None;
@@ -690,11 +712,49 @@ mod tests {
         }
     }
 
+    /// The UNet's first layers stay on a card until three quarters of it are full; the others, and all of a text
+    /// encoder's, are in the processor's memory. They are the same weights.
+    #[test]
+    fn weights_leave_a_card_that_is_too_small() {
+        let mut bench = Bench::new();
+        let uses = bench.uses(&[("a", 0.5)]);
+        let mut roomy = PatchedWeights::on(&Device::Card(cuda::Card::emulated()), Stay::Always);
+        bench.patch(&mut roomy, &uses, Precision::Bf16);
+        assert_eq!(roomy.streamed_bytes(|_| true), 0);
+
+        const MEMORY: u64 = 250_000;
+        let card = cuda::Card::emulated_short(None, Some(MEMORY));
+        let mut weights = PatchedWeights::on(&Device::Card(card.clone()), Stay::WhileRoom);
+        for weight in [0.3, 0.5] {
+            let uses = bench.uses(&[("a", weight)]);
+            bench.patch(&mut weights, &uses, Precision::Bf16);
+        }
+        assert!(bits(&weights) == bits(&roomy));
+        let (free, _) = card.memory().unwrap();
+        // Less what normalizations and biases of later modules take.
+        assert!(free > MEMORY / 5 && free < MEMORY / 3, "{free} of {MEMORY} bytes are free");
+        assert_eq!(weights.layers().modules["unet.conv_in"].streamed_bytes(), 0);
+        for (name, weights) in &weights.layers().modules {
+            if name.starts_with("text_encoder.") && name.ends_with("_proj") {
+                assert_eq!(weights.streamed_bytes(), weights.bytes(), "{name}");
+            }
+        }
+        let in_unet = |module: &str| module.starts_with("unet.");
+        let streamed = weights.streamed_bytes(in_unet);
+        assert!(streamed > 0 && streamed < 2 * 139_136, "{streamed}");
+
+        drop(weights);
+        let mut weights = PatchedWeights::on(&Device::Card(card), Stay::Never);
+        bench.patch(&mut weights, &uses, Precision::Bf16);
+        assert!(bits(&weights) == bits(&roomy));
+        assert_eq!(weights.streamed_bytes(in_unet), 2 * 139_136, "every layer's");
+    }
+
     /// A weight of a block acts there alone, and a rank limit cuts what the file has.
     #[test]
     fn blocks_and_ranks_are_chosen() {
         let mut bench = Bench::new();
-        let mut weights = PatchedWeights::on(&Device::Host);
+        let mut weights = PatchedWeights::on(&Device::Host, Stay::Always);
         let mut uses = bench.uses(&[("a", 0.5)]);
         bench.patch(&mut weights, &uses, Precision::F32);
         let blocks = bench.blocks.clone();

@@ -17,7 +17,7 @@ use crate::{
         unet::{UNet, UNetConfig, sinusoid},
         vae::{Decoder, Encoder},
     },
-    ops::{Activation, Change, Device, Map, Remains, Role, Storage, Tokens, Weights},
+    ops::{Activation, Change, Device, Map, Remains, Role, Stay, Storage, Tokens, Weights},
     testing::{apart, given, golden, tensors},
 };
 
@@ -110,7 +110,7 @@ fn layers(case: &Case, part: &str, storage: &Storage) -> Layers {
             to.copy_from_slice(&values[first * width..][..to.len()]);
             Ok(())
         };
-        let form = (Role::of(module), storage);
+        let form = (Role::of(module), Stay::Always, storage);
         let weights =
             Weights::new(weight.dims(), bias.as_deref(), form, &NONE, Remains::default(), rows);
         let weights = weights.unwrap();

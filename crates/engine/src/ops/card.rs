@@ -14,10 +14,10 @@ use kernels::{
     conv::{Size, Window},
 };
 
-use super::{Activation, Change, Extent, Function, Origin};
+use super::{Activation, Change, Extent, Function, Origin, Stay};
 use crate::{Precision, Result};
 
-/// A layer's weights, or a normalization's factors, in a card's memory.
+/// A layer's weights, or a normalization's factors, in a card's memory, or ready to be copied there.
 #[derive(Debug)]
 pub(super) enum Form {
     Layer {
@@ -48,7 +48,8 @@ struct Sides {
     right: Buffer,
 }
 
-/// The part of a card's memory that is left free of what only saves work.
+/// The part of a card's memory that is left free of what only saves work: weights that could be elsewhere, and
+/// what they were made of.
 const RESERVE: u64 = 4;
 
 pub(super) fn format(precision: Precision) -> Format {
@@ -84,9 +85,9 @@ impl Form {
 
     /// A linear layer or a convolution. Its weights go over in f32, as they are read; changes are added and
     /// the sums rounded there. What was changed once stays there as it was while there is room, so that a
-    /// slider sends nothing but its scales.
+    /// slider sends nothing but its scales; not so where weights themselves may have to leave.
     pub(super) fn layer(
-        (card, format): (&Card, Format),
+        (card, format, stay): (&Card, Format, Stay),
         Extent { outputs, inputs, kernel }: Extent,
         bias: Option<&[f32]>,
         change: &Change<'_>,
@@ -124,9 +125,24 @@ impl Form {
             product::Weights::patched(&base, bias, rest.as_ref(), factors.as_ref(), format)?;
         let is_changed = remains.is_some() || sides.is_some() || rest.is_some();
         let has_room = || card.memory().is_ok_and(|(free, all)| free > all / RESERVE);
-        let remains =
-            (is_changed && has_room()).then(|| Arc::new(Remains { bare, factors: sides.clone() }));
-        Ok(Form::Layer { weights, remains })
+        if stay == Stay::Always {
+            let remains = (is_changed && has_room())
+                .then(|| Arc::new(Remains { bare, factors: sides.clone() }));
+            return Ok(Form::Layer { weights, remains });
+        }
+        // What they were made of makes no room of its own.
+        drop((bare, sides, left, rest));
+        let stays = stay == Stay::WhileRoom && has_room();
+        let weights = if stays { weights } else { weights.stow()? };
+        Ok(Form::Layer { weights, remains: None })
+    }
+
+    /// Whether each use copies the weights to the card.
+    pub(super) fn is_stowed(&self) -> bool {
+        match self {
+            Form::Layer { weights, .. } => weights.is_stowed(),
+            Form::Norm(..) => false,
+        }
     }
 
     /// What the weights were made of, as far as it is kept.
@@ -139,7 +155,7 @@ impl Form {
 
     pub(super) fn number_bytes(&self) -> usize {
         match self {
-            Form::Layer { weights, .. } => weights.values().format().bytes(),
+            Form::Layer { weights, .. } => weights.format().bytes(),
             Form::Norm(..) => Format::F32.bytes(),
         }
     }
@@ -147,12 +163,13 @@ impl Form {
     /// Every number, to the last bit.
     #[cfg(test)]
     pub(super) fn bits(&self) -> Vec<u32> {
-        let buffers = match self {
-            Form::Layer { weights, .. } => vec![weights.values()],
-            Form::Norm(gamma, beta) => vec![gamma, beta],
+        let numbers = match self {
+            Form::Layer { weights, .. } => weights.values().unwrap().download().unwrap(),
+            Form::Norm(gamma, beta) => {
+                [gamma.download().unwrap(), beta.download().unwrap()].concat()
+            }
         };
-        let values = buffers.into_iter().flat_map(|buffer| buffer.download().unwrap());
-        values.map(f32::to_bits).collect()
+        numbers.into_iter().map(f32::to_bits).collect()
     }
 
     fn weights(&self) -> &product::Weights {

@@ -97,6 +97,9 @@ impl Numbers {
     }
 }
 
+/// Rounds numbers to a precision that holds less than what they are stored as.
+type Round = fn(&mut [f32]);
+
 fn round_to_f16(values: &mut [f32]) {
     for value in values {
         *value = f16::from_f32(*value).to_f32();
@@ -323,7 +326,7 @@ fn form<T: Stored>(
     bias: Option<&[f32]>,
     role: Role,
     factors: &[Factors<'_>],
-    (rows, round): (impl Fn(usize, &mut [f32]) -> Result<()> + Sync, Option<fn(&mut [f32])>),
+    (rows, round): (impl Fn(usize, &mut [f32]) -> Result<()> + Sync, Option<Round>),
     table: fn(Values<T>) -> Numbers,
 ) -> Result<Form> {
     let low_rank = (!factors.is_empty()).then(|| LowRank::<T>::new(factors));
@@ -366,7 +369,7 @@ fn beside<T: Stored>(
     bias: Option<&[f32]>,
     change: &Change<'_>,
     remains: Option<&Remains>,
-    (rows, round): (impl Fn(usize, &mut [f32]) -> Result<()> + Sync, Option<fn(&mut [f32])>),
+    (rows, round): (impl Fn(usize, &mut [f32]) -> Result<()> + Sync, Option<Round>),
 ) -> Result<Form> {
     let taps = kernel * kernel;
     let packed =

@@ -356,6 +356,19 @@ pub(crate) enum Role {
     Table,
 }
 
+/// Where the weights of a card's layers are between their uses. The processor has its own in its memory in any
+/// case, and so has a card the little that normalizations and biases are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stay {
+    /// On the card.
+    Always,
+    /// On the card if a quarter of its memory is still free then; else in the processor's memory, and copied to
+    /// the card for each use. So what is made first stays.
+    WhileRoom,
+    /// In the processor's memory, and copied to the card for each use.
+    Never,
+}
+
 /// TAESD's layers behind a doubling, which have nothing but their numbers.
 const TINY_UPSAMPLERS: [&str; 3] =
     ["vae.decoder.layers.6", "vae.decoder.layers.11", "vae.decoder.layers.16"];
@@ -416,6 +429,7 @@ impl Weights {
     ///
     /// * `shape`: `(outputs)`, `(outputs, inputs)` or `(outputs, inputs, kernel, kernel)`
     /// * `bias`: `(outputs)`
+    /// * `stay`: where they are between their uses
     /// * `change`: what is added to `rows`
     /// * `remains`: of earlier weights of the same module
     /// * `rows`: writes the weights of some outputs, from the given one on, in the file's order
@@ -425,7 +439,7 @@ impl Weights {
     pub(crate) fn new(
         shape: &[usize],
         bias: Option<&[f32]>,
-        (role, storage): (Role, &Storage),
+        (role, stay, storage): (Role, Stay, &Storage),
         change: &Change<'_>,
         remains: Remains,
         rows: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
@@ -444,8 +458,8 @@ impl Weights {
                     Kept::Card(remains) => Some(&**remains),
                     _ => None,
                 };
-                let (card, format) = (device, card::format(precision));
-                Form::Card(card::Form::layer((card, format), extent, bias, change, remains, rows)?)
+                let on = (device, card::format(precision), stay);
+                Form::Card(card::Form::layer(on, extent, bias, change, remains, rows)?)
             }
             device => {
                 let width: usize = shape[1..].iter().product();
@@ -504,6 +518,14 @@ impl Weights {
         };
         let Stock { outputs, inputs, kernel, .. } = *self.0;
         (outputs * inputs * kernel * kernel * size) as u64
+    }
+
+    /// How many bytes of them are copied to the card for each use.
+    pub(crate) fn streamed_bytes(&self) -> u64 {
+        match &self.0.form {
+            Form::Card(form) if form.is_stowed() => self.bytes(),
+            _ => 0,
+        }
     }
 
     /// Gives up what the kernels made of the weights for the maps so far: when none is to come soon.

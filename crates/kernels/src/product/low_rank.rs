@@ -104,7 +104,8 @@ impl<T: Operand> LowRank<T> {
         assert_eq!(len % width, 0, "whole rows");
         let rows = len / width;
         let left = &self.left[first * ranks..][..rows * ranks];
-        T::dispatch(isa, &Job(Kind::Addition(Addition { left, right: &self.right, rows, to })));
+        let addition = Addition { left, right: &self.right, rows, to };
+        T::dispatch(isa, &Job(Kind::Addition(&addition)));
     }
 }
 

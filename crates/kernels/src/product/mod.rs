@@ -176,8 +176,8 @@ impl Operand for bf16 {
 pub struct Job<'a, T>(Kind<'a, T>);
 
 enum Kind<'a, T> {
-    Product(Product<'a, T>),
-    Addition(low_rank::Addition<'a, T>),
+    Product(&'a Product<'a, T>),
+    Addition(&'a low_rank::Addition<'a, T>),
 }
 
 impl<T: Operand> Job<'_, T> {
@@ -269,7 +269,7 @@ fn product<T: Operand>(
     let end = End::new(w, extras, rows, out.len());
     let beside = extras.beside.map(|beside| Beside::new(beside, rows, w.outputs()));
     let product = Product { x, rows, w, phase, beside, end, out: Shared::new(out) };
-    T::dispatch(isa, &Job(Kind::Product(product)));
+    T::dispatch(isa, &Job(Kind::Product(&product)));
 }
 
 /// Bytes of packed weights that one task multiplies with again and again: they should stay in the
