@@ -42,6 +42,15 @@ impl Bench {
         Request { adapters, steps: 2, width: 64, height: 64, precision, ..request(&model) }
     }
 
+    /// With an adapter that fades away over the steps.
+    fn fading(&self, precision: Precision) -> Request {
+        let mut request = self.request(&[("a", 0.7)], precision);
+        let keyframe = |at: f64, factor: f64| Keyframe { at, factor, fade: Fade::Linear };
+        let curve = Curve::new(vec![keyframe(0.0, 1.0), keyframe(1.0, 0.0)]);
+        request.adapters[0] = AdapterUse { over_steps: curve, ..request.adapters[0].clone() };
+        request
+    }
+
     fn picture(&mut self, request: &Request) -> Output {
         generate(&mut self.engine, request).unwrap()
     }
@@ -74,15 +83,11 @@ fn changes_of_a_stack_leave_no_trace() {
     let mut bench = Bench::new();
     let precision = Precision::Bf16;
     let plain = bench.request(&[], precision);
-    let mut fading = bench.request(&[("a", 0.7)], precision);
-    let keyframe = |at: f64, factor: f64| Keyframe { at, factor, fade: Fade::Linear };
-    let curve = Curve::new(vec![keyframe(0.0, 1.0), keyframe(1.0, 0.0)]);
-    fading.adapters[0] = AdapterUse { over_steps: curve, ..fading.adapters[0].clone() };
     let stacks: Vec<Request> = vec![
         plain.clone(),
         bench.request(&[("a", 0.7), ("b", 0.2)], precision),
         bench.request(&[("a", 0.3), ("b", 0.2)], precision),
-        fading,
+        bench.fading(precision),
         bench.request(&[("a", 0.3), ("b", 0.2)], precision),
         plain,
     ];
@@ -122,8 +127,8 @@ fn small_card(memory: u64) -> Engine {
 }
 
 /// Where the UNet alone is larger than all of the card, its weights go over at each step, and nothing else
-/// changes: the latents are the same to the last bit, also when adapters come and a slider moves. With a little
-/// more memory, some of the weights stay.
+/// changes: the latents are the same to the last bit, also when adapters come, a slider moves or an adapter
+/// fades away over the steps. With a little more memory, some of the weights stay.
 #[test]
 fn a_model_that_is_larger_than_the_card_makes_the_same_latents() {
     let bench = Bench::new();
@@ -131,15 +136,19 @@ fn a_model_that_is_larger_than_the_card_makes_the_same_latents() {
     let layers = layers.iter().filter(|(name, it)| name.starts_with("unet.") && it.rank() > 1);
     let unet = layers.map(|(_, weight)| weight.elem_count() as u64).sum::<u64>() * 4;
     let all = format!("{:.1} MB of the model's weights", unet as f64 / 1e6);
-    let requests: Vec<Request> = [&[][..], &[("a", 0.7), ("b", 0.2)], &[("a", 0.3), ("b", 0.2)]]
-        .map(|stack| Request { width: 16, height: 16, ..bench.request(stack, Precision::F32) })
-        .into();
+    let requests = [
+        bench.request(&[], Precision::F32),
+        bench.request(&[("a", 0.7), ("b", 0.2)], Precision::F32),
+        bench.request(&[("a", 0.3), ("b", 0.2)], Precision::F32),
+        bench.fading(Precision::F32),
+    ];
+    let requests = requests.map(|request| Request { width: 16, height: 16, ..request });
     let mut roomy = Engine::open(EMULATED, None).unwrap();
     let expected: Vec<Output> =
         requests.iter().map(|request| generate(&mut roomy, request).unwrap()).collect();
     for (memory, goes_over) in [(unet * 2 / 3, true), (unet + unet / 8, false)] {
         let mut small = small_card(memory);
-        for (request, expected) in requests.iter().zip(&expected) {
+        for (index, (request, expected)) in requests.iter().zip(&expected).enumerate() {
             let made = generate(&mut small, request).unwrap();
             assert!(bits(&made) == bits(expected), "{memory} {request:?}");
             let [warning] = &made.warnings[..] else { panic!("{:?}", made.warnings) };
@@ -147,7 +156,8 @@ fn a_model_that_is_larger_than_the_card_makes_the_same_latents() {
                 warning.starts_with("the card's memory is too small for model and picture"),
                 "{warning}"
             );
-            assert_eq!(warning.contains(&all), goes_over, "{warning}");
+            // The one that fades, the last, may come to need all of the room: then nothing stays.
+            assert!(warning.contains(&all) == goes_over || index == 3, "{warning}");
         }
         let peak = small.peak_card_bytes().unwrap();
         assert!(peak > 0 && peak <= memory, "{peak} of {memory}");
