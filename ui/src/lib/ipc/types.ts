@@ -643,6 +643,10 @@ name: string,
  */
 applied: number, 
 /**
+ * How many of them beside the layer, as a weight changes over the steps.
+ */
+beside: number, 
+/**
  * Modules that it has.
  */
 total: number, 
