@@ -90,7 +90,7 @@ impl Engine {
     /// small tiles, and those weights in the processor's memory that would fill the last quarter of the card's.
     /// Where that quarter is too little for the picture's maps, all weights are there.
     ///
-    /// A base model that was opened so stays so for the pictures after this one.
+    /// A base model that was opened so stays so for the pictures after this one, until one is smaller.
     fn run(&mut self, request: &Request, watch: &mut Watch<'_>) -> Result<Output> {
         let mut made = self.once(request, Stay::Always, watch);
         let mut is_first = true;
@@ -154,6 +154,9 @@ impl Engine {
     ///
     /// A model that does not open leaves those that are loaded where they are.
     fn take(&mut self, request: &Request, stay: Stay) -> Result<Taken> {
+        if stay == Stay::Always {
+            self.loaded.retain(|loaded| !loaded.is_short_for_no_reason(request));
+        }
         if let Some(at) = self.loaded.iter().position(|loaded| loaded.is_for(request)) {
             return Ok(Taken { loaded: self.loaded.remove(at), opened: false });
         }

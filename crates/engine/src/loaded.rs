@@ -44,6 +44,8 @@ pub(crate) struct Loaded {
     device: ops::Device,
     /// Where its UNet's weights are between their uses. Unless they are always on the card, its memory is short.
     stay: Stay,
+    /// Of the picture that it was opened for.
+    pixels: u64,
     path: PathBuf,
     lender: Option<PathBuf>,
     vae_path: Option<PathBuf>,
@@ -147,6 +149,7 @@ impl Loaded {
         Ok(Loaded {
             device: device.clone(),
             stay,
+            pixels: pixels(request),
             blocks,
             path: request.checkpoint.clone(),
             lender: request.lender.clone(),
@@ -173,6 +176,12 @@ impl Loaded {
     /// Whether this was opened from that file or folder.
     pub(crate) fn is_of(&self, checkpoint: &Path) -> bool {
         self.path == checkpoint
+    }
+
+    /// Whether it works with little of the card's memory because of a larger picture than this one, which may do
+    /// without.
+    pub(crate) fn is_short_for_no_reason(&self, request: &Request) -> bool {
+        self.is_short() && pixels(request) < self.pixels
     }
 
     /// Whether it works with as little of the card's memory as there is a way to.
@@ -318,7 +327,7 @@ impl Loaded {
         let preview = self.preview.as_ref();
         let decoder = preview.map(|(_, decoder, storage)| (decoder.clone(), storage.clone()));
         // Where memory is short, a rough preview will do.
-        let pixels = u64::from(request.width) * u64::from(request.height);
+        let pixels = pixels(request);
         let fits = |decoder: &Decoder| {
             let available = self.device.available_memory();
             available.is_none_or(|available| decoder.peak_bytes(pixels) < available / 2)
@@ -819,7 +828,7 @@ impl Loaded {
     /// [`Error::OutOfMemory`] if not even a small tile fits.
     pub(crate) fn tile_side(&self, networks: &Networks, request: &Request) -> Result<usize> {
         let whole = request.width.max(request.height) as usize / 8;
-        let pixels = u64::from(request.width) * u64::from(request.height);
+        let pixels = pixels(request);
         let decoder = &networks.decoder;
         let Some(available) = self.device.available_memory() else { return Ok(whole) };
         let needed = |side: usize| decoder.peak_bytes(usize::pow(8 * side, 2) as u64);
@@ -839,6 +848,10 @@ impl Loaded {
     fn vae_in_f32(&self, encoder: bool) -> Result<PatchedWeights> {
         weights_of_vae(self.vae_tensors(), encoder, (self.stay, &self.storage(Precision::F32)))
     }
+}
+
+fn pixels(request: &Request) -> u64 {
+    u64::from(request.width) * u64::from(request.height)
 }
 
 /// A color as the VAE takes it, -1 to 1.

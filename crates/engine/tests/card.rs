@@ -164,6 +164,24 @@ fn a_model_that_is_larger_than_the_card_makes_the_same_latents() {
     }
 }
 
+/// What was opened in the smaller way for one picture is opened in the usual one for the next that is smaller.
+#[test]
+fn a_smaller_picture_does_not_pay_for_a_larger_one() {
+    let bench = Bench::new();
+    let large = Request { steps: 1, ..bench.request(&[], Precision::F32) };
+    let small = Request { width: 16, height: 16, ..large.clone() };
+    let peak = |request: &Request| {
+        let mut roomy = Engine::open(EMULATED, None).unwrap();
+        generate(&mut roomy, request).unwrap();
+        roomy.peak_card_bytes().unwrap()
+    };
+    let mut card = small_card((peak(&small) + peak(&large)) / 2);
+    for request in [&large, &small, &large] {
+        let warnings = generate(&mut card, request).unwrap().warnings;
+        assert_eq!(warnings.is_empty(), request.width == 16, "{warnings:?}");
+    }
+}
+
 /// What no way suffices for is said with what to do, and the next picture is made as if nothing had been.
 #[test]
 fn a_card_that_is_much_too_small_says_so() {

@@ -199,7 +199,7 @@ impl<T: Operand> Addition<'_, T> {
                     let rows = PANEL.min(self.rows - first);
                     let base = &base[first * width + column..][..(rows - 1) * width + columns];
                     let change = &c[first * PAIR..][..PANEL * PAIR];
-                    let len = columns.next_multiple_of(T::STEP.max(1)) * PANEL;
+                    let len = columns.next_multiple_of(T::STEP) * PANEL;
                     let at = panel * panel_len + column * PANEL;
                     // SAFETY: inside the panel, which this thread has.
                     let to = unsafe { std::slice::from_raw_parts_mut(panels.get().add(at), len) };
