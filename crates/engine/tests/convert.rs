@@ -209,8 +209,8 @@ fn a_blend_is_a_model_of_its_own() {
         fs::remove_dir_all(made).unwrap();
     }
 
-    let frame = Keyframe { at: 0.0, factor: 0.5, fade: Fade::Hold };
-    stack[0].over_steps = Curve::new(vec![frame]);
+    let frame = |at| Keyframe { at, factor: 0.5 + at, fade: Fade::Hold };
+    stack[0].over_steps = Curve::new(vec![frame(0.0), frame(0.5)]);
     let error = Conversion::plan_blend(&path("folder"), &stack, None).unwrap_err().to_string();
     assert!(error.contains("over the steps"), "{error}");
     write_adapter("tiny", "a", &path("tiny"));
