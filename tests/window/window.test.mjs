@@ -224,7 +224,17 @@ step('a layer unfolds: curve and blocks change the next picture, and its recipe 
 	await until('the effect', async () => /%/.test(await page.text(`${layer('neon')} ${id('effect')}`)));
 	await tab('Over steps');
 	await page.find(`${layer('neon')} ${id('curve')}`);
+	await page.click(`${layer('neon')} [aria-label^="Shape: "]`);
+	await page.find('[role=menu]');
+	await page.press(KEY.down, KEY.down, KEY.down, KEY.enter);
+	await page.find(`${layer('neon')} [aria-label="Shape: Fade out"]`);
+	await page.gone('[role=menu]');
 	await picture('over-steps');
+	// The menu's button has the focus.
+	const before = await page.count(id('film-item'));
+	await page.press(`${KEY.control}+${KEY.enter}`);
+	await until('the fading picture', async () => (await page.count(id('film-item'))) > before, 100);
+	await page.gone(id('progress'));
 	await tab('Blocks');
 	await page.find(`${layer('neon')} ${id('block-bars')}`);
 	await page.run(
@@ -241,7 +251,7 @@ step('a layer unfolds: curve and blocks change the next picture, and its recipe 
 	const recipes = (await Promise.all(pictures.map(pngTexts))).map(({ impasto }) => JSON.parse(impasto));
 	const blocks = recipes.flatMap(({ adapters = [] }) => adapters.flatMap((one) => one.blocks ?? []));
 	assert.equal(blocks.length, 26, 'one picture has weights of blocks in its recipe');
-	await page.press(`${KEY.control}+z`, `${KEY.control}+z`);
+	await page.press(`${KEY.control}+z`, `${KEY.control}+z`, `${KEY.control}+z`);
 	await page.click(`${layer('neon')} [aria-label^="Details of "]`);
 });
 

@@ -8,9 +8,22 @@ const writes = (target: EventTarget | null) =>
 	target instanceof HTMLElement &&
 	(target.isContentEditable || target.matches('input, textarea, select'));
 
+const isCovered = () => document.querySelector(OPEN) !== null;
+
+/**
+ * Ctrl+Enter makes a picture wherever the focus is. It is heard on its way down: a menu's button would take it for
+ * Enter, and open.
+ */
+export function pressedFirst(studio: Studio, event: KeyboardEvent) {
+	if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey) || isCovered()) return;
+	event.preventDefault();
+	event.stopPropagation();
+	void studio.generate();
+}
+
 export function pressed(studio: Studio, event: KeyboardEvent) {
 	if (event.defaultPrevented || event.altKey) return;
-	const covered = document.querySelector(OPEN) !== null;
+	const covered = isCovered();
 	const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
 	const done =
 		event.ctrlKey || event.metaKey
@@ -30,9 +43,6 @@ function withControl(studio: Studio, key: string, shift: boolean, covered: boole
 	const { generation, view } = studio;
 	if (covered) return false;
 	switch (key) {
-		case 'Enter':
-			void studio.generate();
-			return true;
 		case 'z':
 			if (shift) generation.history.redo();
 			else generation.history.undo();

@@ -52,5 +52,15 @@ describe('a recipe in words', () => {
 		const apart = { ...adapter, text_encoder_weight: 0.3 };
 		expect(weightOf(apart)).toBeNull();
 		expect(weightsOf(apart)).toBe('UNet 0.90 · text encoder 0.30');
+		expect(weightsOf(adapter)).toBeNull();
+		const fading = {
+			...adapter,
+			over_steps: [
+				{ at: 1, factor: 0, fade: 'linear' as const },
+				{ at: 0, factor: 1, fade: 'linear' as const }
+			],
+			rank_limit: 4
+		};
+		expect(weightsOf(fading)).toBe('over the steps 0.90 → 0.00 · rank 4 at most');
 	});
 });

@@ -1,4 +1,5 @@
 /** A recipe in the words of the window: labels and values. */
+import { caption, inOrder } from '$lib/curve';
 import { dotted, duration, nameOf, sizesOf } from '$lib/format';
 import type { AdapterParams, Catalog, GalleryImage } from '$lib/ipc/types';
 import { when } from '$lib/when';
@@ -8,10 +9,20 @@ export function weightOf({ unet_weight, text_encoder_weight }: AdapterParams): s
 	return unet_weight === text_encoder_weight ? unet_weight.toFixed(2) : null;
 }
 
-/** "UNet 0.90 · text encoder 0.30", where they differ. */
-export function weightsOf({ unet_weight, text_encoder_weight }: AdapterParams): string | null {
-	if (unet_weight === text_encoder_weight) return null;
-	return `UNet ${unet_weight.toFixed(2)} · text encoder ${text_encoder_weight.toFixed(2)}`;
+/** "UNet 0.90 · text encoder 0.30", "over the steps 0.90 → 0.00": what one number does not say; `null` for nothing. */
+export function weightsOf(adapter: AdapterParams): string | null {
+	const { unet_weight, text_encoder_weight, blocks, over_steps, rank_limit } = adapter;
+	const differ = unet_weight !== text_encoder_weight;
+	const words = dotted(
+		differ && `UNet ${unet_weight.toFixed(2)}`,
+		differ && `text encoder ${text_encoder_weight.toFixed(2)}`,
+		over_steps &&
+			over_steps.length > 0 &&
+			`over the steps ${caption(inOrder(over_steps), unet_weight)}`,
+		blocks && 'by block',
+		rank_limit !== undefined && `rank ${rank_limit} at most`
+	);
+	return words || null;
 }
 
 /** What comes after ground and stack; what is as always is left out. */
