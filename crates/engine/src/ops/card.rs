@@ -12,6 +12,7 @@ use cuda::{
 use kernels::{
     attention::Heads,
     conv::{Size, Window},
+    product::{Factors, put_left},
 };
 
 use super::{Activation, Change, Extent, Function, Origin, Stay};
@@ -191,13 +192,8 @@ impl Sides {
     fn new(card: &Card, outputs: usize, change: &Change<'_>, format: Format) -> Result<Sides> {
         let ranks: usize = change.factors.iter().map(|pair| pair.rank).sum();
         let mut left = vec![0.0; outputs * ranks];
-        let mut begin = 0;
-        for pair in change.factors.iter().filter(|pair| pair.rank > 0) {
-            for (to, from) in left.chunks_exact_mut(ranks).zip(pair.left.chunks_exact(pair.rank)) {
-                to[begin..begin + pair.rank].copy_from_slice(from);
-            }
-            begin += pair.rank;
-        }
+        let unscaled = change.factors.iter().map(|pair| Factors { scale: 1.0, ..*pair });
+        put_left(&unscaled.collect::<Vec<_>>(), 0, &mut left);
         let right: Vec<f32> = change.factors.iter().flat_map(|pair| pair.right).copied().collect();
         Ok(Sides {
             key: change.key.to_vec(),

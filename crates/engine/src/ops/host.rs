@@ -403,16 +403,7 @@ fn beside<T: Stored>(
             }
         };
         let left = |first: usize, to: &mut [f32]| {
-            for (output, to) in (first..).zip(to.chunks_exact_mut(ranks)) {
-                let mut at = 0;
-                for pair in change.factors {
-                    let left = &pair.left[output * pair.rank..][..pair.rank];
-                    for (to, left) in to[at..].iter_mut().zip(left) {
-                        *to = pair.scale * left;
-                    }
-                    at += pair.rank;
-                }
-            }
+            product::put_left(change.factors, first, to);
             Ok(())
         };
         Ok::<_, Error>((down, packed(outputs, ranks, 1, None, &left)?))

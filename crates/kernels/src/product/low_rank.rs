@@ -58,13 +58,9 @@ impl<T: Operand> LowRank<T> {
             assert_eq!(pair.left.len(), outputs * pair.rank, "left factors of one weight");
             assert_eq!(pair.right.len(), width * pair.rank, "right factors of one weight");
         }
-        let ranks = pairs.iter().map(|pair| pair.rank).sum();
+        let ranks: usize = pairs.iter().map(|pair| pair.rank).sum();
         let mut left = Values::zeros(outputs * ranks);
-        let mut begin = 0;
-        for pair in pairs {
-            put_scaled(pair, &mut left, begin, ranks);
-            begin += pair.rank;
-        }
+        put_left(pairs, 0, &mut left);
         let right = pairs.iter().flat_map(|pair| pair.right.chunks_exact(width));
         let right = Packed::from_inputs(isa, width, &right.collect::<Vec<_>>());
         LowRank { left, right }
@@ -146,17 +142,9 @@ impl<T: Operand> Addition<'_, T> {
                 for (chunk, block) in chunks.iter().flat_map(|c| (0..blocks).map(move |b| (c, b))) {
                     let row = |row: usize| (block * M::ROWS + row).min(self.rows - 1) * ranks;
                     let rows: [usize; MOST_ROWS] = std::array::from_fn(row);
-                    ready.push(M::prepare(
-                        &Block {
-                            x: self.left.as_ptr(),
-                            rows: &rows[..M::ROWS],
-                            taps: &taps,
-                            begin: chunk.start,
-                            len: chunk.len(),
-                            present: chunk.end.min(ranks) - chunk.start,
-                        },
-                        scratch.as_mut_ptr().add(ready.len() * gathered),
-                    ));
+                    let block = Block::of(self.left, &rows[..M::ROWS], &taps, chunk, ranks);
+                    let scratch = scratch.as_mut_ptr().add(ready.len() * gathered);
+                    ready.push(M::prepare(&block, scratch));
                 }
                 for column in (0..width).step_by(PAIR) {
                     let left = column / PANEL;
@@ -210,8 +198,25 @@ impl<T: Operand> Addition<'_, T> {
     }
 }
 
+/// Puts the left factors of all pairs side by side, scaled and rounded.
+///
+/// * `to`: `(outputs, all ranks)`, from output `first` on
+///
+/// # Panics
+/// If there are no whole rows.
+pub fn put_left<T: Operand>(pairs: &[Factors<'_>], first: usize, to: &mut [T]) {
+    let ranks: usize = pairs.iter().map(|pair| pair.rank).sum();
+    assert_eq!(to.len() % ranks.max(1), 0, "whole rows");
+    let mut begin = 0;
+    for pair in pairs.iter().filter(|pair| pair.rank > 0) {
+        let left = &pair.left[first * pair.rank..];
+        put_scaled(&Factors { left, ..*pair }, to, begin, ranks);
+        begin += pair.rank;
+    }
+}
+
 on_lanes! {
-    /// Puts a pair's left factor, scaled and rounded, into `to`: `(outputs, ranks)`, from column `begin` on.
+    /// Puts a pair's left factor into `to`: `(outputs, ranks)`, from column `begin` on.
     fn put_scaled<T: Operand>(pair: &Factors<'_>, to: &mut [T], begin: usize, ranks: usize) {
         let rows = to.chunks_exact_mut(ranks).zip(pair.left.chunks_exact(pair.rank));
         for (to, from) in rows {

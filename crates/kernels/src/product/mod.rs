@@ -36,7 +36,7 @@ use self::{
 };
 pub use self::{
     finish::{Activation, Extras},
-    low_rank::{Factors, LowRank},
+    low_rank::{Factors, LowRank, put_left},
     pack::{Packed, Sampling},
 };
 use crate::{
@@ -233,19 +233,11 @@ impl<'a, T: Operand> Beside<'a, T> {
         ready.clear();
         let rows = self.rows.block::<{ micro::MOST_ROWS }>(block * M::ROWS, M::ROWS);
         for chunk in self.w.chunks() {
+            let (inputs, taps) = (&rows.inputs[..M::ROWS], self.rows.taps());
+            let block = Block::of(self.x, inputs, taps, chunk, self.w.inputs());
             // SAFETY: all rows lie inside `x`, as `new` asserted; the caller's conditions.
             unsafe {
-                ready.push(M::prepare(
-                    &Block {
-                        x: self.x.as_ptr(),
-                        rows: &rows.inputs[..M::ROWS],
-                        taps: self.rows.taps(),
-                        begin: chunk.start,
-                        len: chunk.len(),
-                        present: chunk.end.min(self.w.inputs()) - chunk.start,
-                    },
-                    scratch,
-                ));
+                ready.push(M::prepare(&block, scratch));
                 scratch = scratch.add(M::scratch(1, chunk.len()));
             }
         }
@@ -348,17 +340,9 @@ impl<T: Operand> Product<'_, T> {
                 let (first, last) = (index == 0, index + 1 == chunks.len());
                 for (at, block) in blocks.clone().enumerate() {
                     let rows = self.rows.block::<{ micro::MOST_ROWS }>(block * M::ROWS, M::ROWS);
-                    let a = M::prepare(
-                        &Block {
-                            x: self.x.as_ptr(),
-                            rows: &rows.inputs[..M::ROWS],
-                            taps: self.rows.taps(),
-                            begin: chunk.start,
-                            len: chunk.len(),
-                            present: chunk.end.min(self.w.inputs()) - chunk.start,
-                        },
-                        gathered.as_mut_ptr(),
-                    );
+                    let (inputs, taps) = (&rows.inputs[..M::ROWS], self.rows.taps());
+                    let ready = Block::of(self.x, inputs, taps, chunk, self.w.inputs());
+                    let a = M::prepare(&ready, gathered.as_mut_ptr());
                     if let Some(other) = self.beside.as_ref().filter(|_| last) {
                         other.prepare::<M>(block, beside.as_mut_ptr(), &mut ready_beside);
                     }

@@ -12,6 +12,8 @@ pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
 
+use std::ops::Range;
+
 use super::{finish::End, rows::RowBlock};
 use crate::number::Number;
 
@@ -31,6 +33,22 @@ pub(super) struct Block<'a, T> {
     pub(super) len: usize,
     /// How many of them `x` has; the rest count as zeros.
     pub(super) present: usize,
+}
+
+impl<'a, T> Block<'a, T> {
+    /// The inputs of a chunk.
+    ///
+    /// * `inputs`: of a whole row
+    pub(super) fn of(
+        x: &[T],
+        rows: &'a [usize],
+        taps: &'a [usize],
+        chunk: &Range<usize>,
+        inputs: usize,
+    ) -> Block<'a, T> {
+        let present = chunk.end.min(inputs) - chunk.start;
+        Block { x: x.as_ptr(), rows, taps, begin: chunk.start, len: chunk.len(), present }
+    }
 }
 
 /// A micro-kernel: `ROWS` rows by 32 columns at once.
