@@ -547,13 +547,14 @@ impl Outline {
         Ok(())
     }
 
-    /// The rank of a module's change, if that is nothing but products of factors, times the weight; a part that
-    /// changes the bias or the length of rows shows when it is read.
+    /// The rank of a module's change, if that is nothing but products of factors, times the weight.
     pub(crate) fn product_rank(&self, fit: &Fit, module: &str) -> Option<usize> {
         let (group, algorithm) = &self.contents.groups[*fit.modules.get(module)?];
         let products = [lora::LORA.id, lora::LOCON.id, tlora::TLORA.id];
-        let is_product = products.contains(&algorithm.id);
-        is_product.then(|| (algorithm.rank)(&self.contents.parts(group)))?
+        let parts = self.contents.parts(group);
+        let changes_bias = parts.has("bias") || parts.has(full::BIAS);
+        let is_product = products.contains(&algorithm.id) && !changes_bias;
+        is_product.then(|| (algorithm.rank)(&parts))?
     }
 
     /// Why the adapter cannot be used on a base model, if it cannot: nothing in it fits.

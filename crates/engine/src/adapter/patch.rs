@@ -5,7 +5,8 @@
 //! are summed in f32, in the order of the adapters' content hashes, and only then is the sum rounded
 //! to the working precision. What is of low rank is multiplied in one product for all adapters, with
 //! factors in the working precision, row by row between reading the base and packing it: the weight is
-//! passed once. Nothing is ever patched in place, so there is nothing to undo:
+//! passed once. Where a weight changes over the steps, the products may act beside the layer instead
+//! ([`way`](super::way)). Nothing is ever patched in place, so there is nothing to undo:
 //!
 //! - taking an adapter off gives the base's very bits back;
 //! - the order of the stack changes no bit;
@@ -187,10 +188,10 @@ impl Stack {
         }
         // The steps that begin with another weight.
         let changes = |coat: &Coat| -> Vec<u32> {
-            let [at, before] = [0, 1].map(|back| move |step| position(step - back, demand.steps));
             let changes = |step: &u32| {
+                let [now, before] = [*step, step - 1].map(|step| position(step, demand.steps));
                 let mut curves = coat.uses.iter().map(|adapter| &adapter.over_steps);
-                curves.any(|curve| curve.at(at(*step)) != curve.at(before(*step)))
+                curves.any(|curve| curve.at(now) != curve.at(before))
             };
             (2..=demand.steps).filter(changes).collect()
         };
@@ -434,8 +435,7 @@ fn patched(
         factors: &delta.factors(),
         rest: delta.rest.as_deref(),
         key: &key,
-        // A part that is no product, or acts on the bias, goes into the weight.
-        beside: stack.beside.contains(module) && delta.rest.is_none() && delta.bias.is_none(),
+        beside: stack.beside.contains(module),
     };
     let form = (Role::of(module), stay, storage);
     let rows = |first: usize, to: &mut [f32]| base.read(first, to);
